@@ -1,0 +1,13 @@
+//! `echopay`: a payment ledger and event streamer in one binary.
+//!
+//! Transactions come in over HTTP (`http`), are decided by one thread (`ledger`), made durable in one journal
+//! (`journal`) and only then told: to the client, to Kafka (`pipeline`) and to WebSocket subscribers (`tracker`,
+//! `ws`). Everything but the journal is derived from it. `app` alone knows every part. `docs/ARCHITECTURE.md` has
+//! the picture, the invariants and what a crash does at each step.
+
+pub mod clock;
+pub mod ids;
+pub mod money;
+pub mod tasks;
+pub mod types;
+pub mod watermark;
