@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod ids;
+pub mod journal;
 pub mod money;
 pub mod tasks;
 pub mod types;

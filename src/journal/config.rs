@@ -1,0 +1,42 @@
+//! Settings of the journal.
+
+use std::path::PathBuf;
+
+/// Where the journal is and how it is cut.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data folder; made when missing. Default: `echopay-data` in the working directory.
+    pub data_dir: PathBuf,
+    /// Bytes of pages after which the journal goes to its next volume. Default 256 MiB: start time, the pause after a
+    /// hand-over and the memory of an open volume all grow with it.
+    pub volume_bytes_max: u64,
+    /// Pages after which the journal goes to its next volume, whatever their size. Default 500,000: dropping a volume
+    /// frees one allocation a page.
+    pub volume_pages_max: u64,
+    /// Closed volumes that stay open for readers. Default 3: a much-read one becomes wholly resident (~185 MiB).
+    pub closed_volumes_open_max: usize,
+    /// After how long without a read a closed volume is closed, in milliseconds. Default 10,000.
+    pub closed_volume_idle_ms: u64,
+    /// How long to wait for a volume that its last user has not let go yet, in milliseconds. Default 5,000.
+    pub volume_lock_wait_ms: u64,
+}
+
+impl Config {
+    /// The defaults, in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            volume_bytes_max: 256 << 20,
+            volume_pages_max: 500_000,
+            closed_volumes_open_max: 3,
+            closed_volume_idle_ms: 10_000,
+            volume_lock_wait_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new("echopay-data")
+    }
+}

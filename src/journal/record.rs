@@ -1,0 +1,217 @@
+//! Small files that are written whole: framed, versioned, checksummed, and replaced atomically.
+//!
+//! `[magic 8][kind u16][format version u16][body length u32][body][CRC32 of all before u32]`, little-endian.
+
+use super::page::FORMAT_VERSION;
+use super::{JournalIdentity, RecoveryError};
+use crate::types::{Currencies, Currency, CurrencyInfo, Sequence};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use uuid::Uuid;
+
+const MAGIC: [u8; 8] = *b"\xe9echorc\n";
+const HEADER_BYTES: usize = 16;
+const CRC_BYTES: usize = 4;
+/// Bound of a record's file: 64 currencies take less than 2 KiB.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
+/// Which record a file holds; frozen numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Settings = 1,
+    Base = 2,
+    Stop = 3,
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecordError {
+    Damaged(&'static str),
+    NewerFormat(u16),
+}
+
+/// The framed record of `body`.
+pub(crate) fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len() + CRC_BYTES);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&(kind as u16).to_le_bytes());
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(body);
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// The body of a framed record of `kind`.
+pub(crate) fn unframe(kind: Kind, bytes: &[u8]) -> Result<&[u8], RecordError> {
+    let damaged = RecordError::Damaged;
+    let (content, crc) = bytes
+        .split_last_chunk::<CRC_BYTES>()
+        .ok_or(damaged("too short"))?;
+    let mut fields = Fields(content);
+    if fields.array::<8>().map_err(damaged)? != MAGIC {
+        return Err(damaged("the magic is missing"));
+    }
+    if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
+        return Err(damaged("checksum does not match"));
+    }
+    let found_kind = fields.u16().map_err(damaged)?;
+    let version = fields.u16().map_err(damaged)?;
+    if version > FORMAT_VERSION {
+        return Err(RecordError::NewerFormat(version));
+    }
+    let length = fields.u32().map_err(damaged)?;
+    if version != FORMAT_VERSION || found_kind != kind as u16 {
+        return Err(damaged("another kind of record"));
+    }
+    if usize::try_from(length).ok() != Some(fields.0.len()) {
+        return Err(damaged("length does not fit"));
+    }
+    Ok(fields.0)
+}
+
+/// Reads the record in `path`; `None` when there is no such file.
+pub(crate) fn read<T>(
+    kind: Kind,
+    path: &Path,
+    parse: impl FnOnce(&mut Fields<'_>) -> Result<T, &'static str>,
+) -> Result<Option<T>, RecoveryError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RecoveryError::io("open", path)(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(RecoveryError::io("read", path))?;
+    let corrupt = |reason| RecoveryError::CorruptRecord {
+        path: path.into(),
+        reason,
+    };
+    let body = unframe(kind, &bytes).map_err(|error| match error {
+        RecordError::Damaged(reason) => corrupt(reason),
+        RecordError::NewerFormat(found) => RecoveryError::NewerFormat {
+            path: path.into(),
+            found,
+            supported: FORMAT_VERSION,
+        },
+    })?;
+    let mut fields = Fields(body);
+    let value = parse(&mut fields).map_err(corrupt)?;
+    if fields.0.is_empty() {
+        Ok(Some(value))
+    } else {
+        Err(corrupt("longer than its fields"))
+    }
+}
+
+/// Replaces `path` by `bytes`, so that after a crash at any step the old or the new content is there, whole.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary).map_err(RecoveryError::io("create", &temporary))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(RecoveryError::io("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))?;
+    sync_parent(path)
+}
+
+/// Makes the names in `folder` durable.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), RecoveryError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(RecoveryError::io("sync", folder))
+}
+
+/// Makes the name of `path` durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), RecoveryError> {
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Takes little-endian fields from the front of a record's body.
+#[derive(Debug)]
+pub(crate) struct Fields<'b>(pub(crate) &'b [u8]);
+
+impl Fields<'_> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let (array, rest) = self.0.split_first_chunk::<N>().ok_or("cut short")?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, &'static str> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, &'static str> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, &'static str> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, &'static str> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn sequence(&mut self) -> Result<Sequence, &'static str> {
+        let sequence = Sequence::new(self.u64()?);
+        if sequence > Sequence::MAX {
+            Err("sequence above 62 bits")
+        } else {
+            Ok(sequence)
+        }
+    }
+
+    pub(crate) fn identity(&mut self) -> Result<JournalIdentity, &'static str> {
+        let journal_id = Uuid::from_bytes(self.array()?);
+        Ok(JournalIdentity {
+            journal_id,
+            epoch: self.u32()?,
+        })
+    }
+
+    pub(crate) fn currencies(&mut self) -> Result<Currencies, &'static str> {
+        let count = usize::from(self.u16()?);
+        if count > Currencies::COUNT_MAX {
+            return Err("too many currencies");
+        }
+        let mut rows = Vec::with_capacity(count);
+        for _ in 0..count {
+            let currency = Currency::from_tag(self.u16()?);
+            let exponent = self.u8()?;
+            let length = usize::from(self.u8()?);
+            let (code, rest) = self.0.split_at_checked(length).ok_or("cut short")?;
+            self.0 = rest;
+            let code = std::str::from_utf8(code).map_err(|_| "a currency code is no text")?;
+            rows.push(CurrencyInfo {
+                currency,
+                code: code.into(),
+                exponent,
+            });
+        }
+        Currencies::new(rows).ok_or("the currency table is not valid")
+    }
+}
+
+/// Appends `identity` as [`Fields::identity`] reads it.
+pub(crate) fn put_identity(out: &mut Vec<u8>, identity: JournalIdentity) {
+    out.extend_from_slice(identity.journal_id.as_bytes());
+    out.extend_from_slice(&identity.epoch.to_le_bytes());
+}
+
+/// Appends `currencies` as [`Fields::currencies`] reads them.
+pub(crate) fn put_currencies(out: &mut Vec<u8>, currencies: &Currencies) {
+    let rows = currencies.rows();
+    out.extend_from_slice(&u16::try_from(rows.len()).unwrap_or(u16::MAX).to_le_bytes());
+    for row in rows {
+        out.extend_from_slice(&row.currency.tag().to_le_bytes());
+        out.push(row.exponent);
+        out.push(u8::try_from(row.code.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(row.code.as_bytes());
+    }
+}

@@ -1,0 +1,644 @@
+//! From a data folder to a valid journal, or to an error; never to a guess.
+//!
+//! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
+//! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
+
+use super::page::{NO_PAGE, Page, PageHash};
+use super::raw::RawScan;
+use super::settings::{Base, merge_currencies};
+use super::store::{Opener, Purpose, Store, StoreFault, has_snapshot};
+use super::unclean::OpenedVolume;
+use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
+use super::walk::{End, Walk, WalkError, length_of, walk};
+use super::{Config, JournalIdentity, OpenOptions, RecoveryError, Settings, Witness, record};
+use crate::clock::SharedClock;
+use crate::types::Sequence;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First volume of a new journal.
+const FIRST_VOLUME: u64 = 1;
+
+/// A journal that was recovered.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) lock: File,
+    pub(super) layout: Layout,
+    pub(super) settings: Settings,
+    /// Oldest first; the last is the active one.
+    pub(super) starts: Vec<VolumeStart>,
+    pub(super) active: NumberedStore,
+    pub(super) ahead: Option<NumberedStore>,
+    pub(super) fill: Fill,
+    pub(super) durable: Sequence,
+    pub(super) head_hash: PageHash,
+    /// Closed volumes which a kill left without a snapshot.
+    pub(super) unsnapped: Vec<u64>,
+}
+
+impl Recovered {
+    pub(super) fn facts(settings: &Settings) -> BaseFacts {
+        BaseFacts {
+            identity: settings.identity,
+            id_key: settings.id_key,
+            currencies: settings.currencies.clone(),
+        }
+    }
+}
+
+/// Locks, recovers or makes the journal in `config.data_dir`.
+pub(super) fn recover(
+    config: &Config,
+    options: OpenOptions,
+    clock: &SharedClock,
+    opener: &dyn Opener,
+) -> Result<Recovered, RecoveryError> {
+    let layout = Layout {
+        data_dir: config.data_dir.clone(),
+    };
+    fs::create_dir_all(&layout.data_dir).map_err(RecoveryError::io("create", &layout.data_dir))?;
+    let lock = lock(&layout)?;
+    let stop = Witness::read(&layout.stop())?;
+    let known: Vec<Witness> = options.witnesses.iter().copied().chain(stop).collect();
+    let settings = match Settings::read(&layout.settings())? {
+        Some(settings) => adopt(&layout, settings, &options)?,
+        None => create(&layout, options, clock, opener, &known)?,
+    };
+    let youngest = youngest_witness(settings.identity, &known)?;
+    let recovery = Recovery {
+        layout: &layout,
+        identity: settings.identity,
+        opener,
+        lock_wait: Duration::from_millis(config.volume_lock_wait_ms),
+        stop,
+        youngest,
+    };
+    let facts = Recovered::facts(&settings);
+    let found = recovery.run(&facts)?;
+    remove_stop(&layout)?;
+    Ok(Recovered {
+        lock,
+        settings,
+        starts: found.starts,
+        active: found.active,
+        ahead: found.ahead,
+        fill: found.fill,
+        durable: found.end.durable,
+        head_hash: found.end.hash,
+        unsnapped: found.unsnapped,
+        layout,
+    })
+}
+
+fn lock(layout: &Layout) -> Result<File, RecoveryError> {
+    let path = layout.lock();
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(RecoveryError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.take(20).read_to_string(&mut pid);
+            let pid = pid.trim();
+            let pid = if pid.is_empty() { "unknown" } else { pid };
+            return Err(RecoveryError::Locked {
+                folder: layout.data_dir.clone(),
+                pid: pid.into(),
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(RecoveryError::io("lock", &path)(source)),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(RecoveryError::io("write", &path))?;
+    Ok(file)
+}
+
+/// Makes a new journal. Its settings are written last: without them there was never an entry.
+fn create(
+    layout: &Layout,
+    options: OpenOptions,
+    clock: &SharedClock,
+    opener: &dyn Opener,
+    known: &[Witness],
+) -> Result<Settings, RecoveryError> {
+    let volumes = layout.volumes();
+    let missing = || RecoveryError::SettingsMissing {
+        path: layout.settings(),
+    };
+    if !known.is_empty() {
+        return Err(missing());
+    }
+    if volumes.exists() {
+        // A kill while the journal was made leaves volumes without pages.
+        for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
+            let data = layout.data_file(number);
+            if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
+                return Err(missing());
+            }
+        }
+        fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
+    }
+    let mut id_key = [0; 16];
+    clock.fill_random(&mut id_key);
+    let settings = Settings {
+        identity: JournalIdentity {
+            journal_id: clock.random_uuid(),
+            epoch: 1,
+        },
+        id_key,
+        dev: options.dev,
+        currencies: options.currencies,
+    };
+    let folder = layout.store(FIRST_VOLUME);
+    fs::create_dir_all(&folder).map_err(RecoveryError::io("create", &folder))?;
+    let store = opener
+        .open(&folder, Purpose::Active, Duration::ZERO)
+        .map_err(|fault| unreadable(layout, FIRST_VOLUME, fault))?;
+    drop(store);
+    let start = Start {
+        first: Sequence::ORIGIN.next(),
+        previous_hash: NO_PAGE,
+        bytes_before: 0,
+    };
+    let base = Recovered::facts(&settings).base(FIRST_VOLUME, start);
+    record::replace(&layout.base(FIRST_VOLUME), &base.to_bytes())?;
+    for folder in [volumes, layout.data_dir.clone()] {
+        record::sync_folder(&folder)?;
+    }
+    record::sync_parent(&layout.data_dir)?;
+    record::replace(&layout.settings(), &settings.to_bytes())?;
+    Ok(settings)
+}
+
+/// Compares the store's facts with what was asked for; adds new currencies to them.
+fn adopt(
+    layout: &Layout,
+    mut settings: Settings,
+    options: &OpenOptions,
+) -> Result<Settings, RecoveryError> {
+    if settings.dev && !options.dev && !options.accept_dev_store {
+        return Err(RecoveryError::DevStore {
+            folder: layout.data_dir.clone(),
+        });
+    }
+    let currencies = merge_currencies(&settings.currencies, &options.currencies)?;
+    if currencies != settings.currencies {
+        settings.currencies = currencies;
+        record::replace(&layout.settings(), &settings.to_bytes())?;
+    }
+    Ok(settings)
+}
+
+/// Raises the epoch of the journal in `data_dir`: what follows is another history than the one that went on from the
+/// same pages elsewhere. For a restore from a backup, before the first start.
+pub(super) fn raise_epoch(data_dir: &Path) -> Result<JournalIdentity, RecoveryError> {
+    let layout = Layout {
+        data_dir: data_dir.into(),
+    };
+    let path = layout.settings();
+    let _lock = lock(&layout)?;
+    let Some(mut settings) = Settings::read(&path)? else {
+        return Err(RecoveryError::SettingsMissing { path });
+    };
+    settings.identity.epoch = settings.identity.epoch.saturating_add(1);
+    record::replace(&path, &settings.to_bytes())?;
+    Ok(settings.identity)
+}
+
+/// The witness with the highest sequence. Those of older epochs say nothing about this one.
+fn youngest_witness(
+    journal: JournalIdentity,
+    known: &[Witness],
+) -> Result<Option<Witness>, RecoveryError> {
+    let mut youngest: Option<Witness> = None;
+    for witness in known {
+        let identity = witness.identity;
+        if !journal.includes(identity) {
+            return Err(RecoveryError::OtherHistory {
+                witness: identity,
+                journal,
+            });
+        }
+        let is_younger = youngest.is_none_or(|other| other.durable < witness.durable);
+        if identity == journal && !witness.durable.is_origin() && is_younger {
+            youngest = Some(*witness);
+        }
+    }
+    Ok(youngest)
+}
+
+fn remove_stop(layout: &Layout) -> Result<(), RecoveryError> {
+    let path = layout.stop();
+    match fs::remove_file(&path) {
+        Ok(()) => record::sync_folder(&layout.data_dir),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(RecoveryError::io("remove", &path)(error)),
+    }
+}
+
+pub(super) fn unreadable(layout: &Layout, volume: u64, fault: StoreFault) -> RecoveryError {
+    let StoreFault { stage, reason } = fault;
+    RecoveryError::StoreUnreadable {
+        volume,
+        path: layout.data_file(volume),
+        stage,
+        reason,
+    }
+}
+
+struct Found {
+    starts: Vec<VolumeStart>,
+    active: NumberedStore,
+    ahead: Option<NumberedStore>,
+    fill: Fill,
+    end: End,
+    unsnapped: Vec<u64>,
+}
+
+/// One recovery under way.
+pub(super) struct Recovery<'r> {
+    pub(super) layout: &'r Layout,
+    pub(super) identity: JournalIdentity,
+    pub(super) opener: &'r dyn Opener,
+    pub(super) lock_wait: Duration,
+    pub(super) stop: Option<Witness>,
+    pub(super) youngest: Option<Witness>,
+}
+
+impl Recovery<'_> {
+    fn run(&self, facts: &BaseFacts) -> Result<Found, RecoveryError> {
+        let numbers = self.numbers()?;
+        let mut empty: Vec<OpenedVolume> = Vec::new();
+        let mut found = None;
+        for number in numbers.iter().rev().copied() {
+            let is_oldest = Some(&number) == numbers.first();
+            let volume = self.open_volume(number)?;
+            let expected = self.start_of(number, is_oldest)?;
+            let walk = self.walk(number, volume.store.as_ref(), expected.map(Start::link))?;
+            self.drop_partial(number, volume.store.as_ref(), &walk.partial)?;
+            if walk.pages > 0 || is_oldest {
+                found = Some((volume, walk, expected));
+                break;
+            }
+            empty.push(volume);
+        }
+        let Some((active, mut walk, expected)) = found else {
+            return Err(RecoveryError::VolumeMissing {
+                volume: FIRST_VOLUME,
+                path: self.layout.volume(FIRST_VOLUME),
+            });
+        };
+        empty.reverse();
+        self.salvage(&active, &empty, &mut walk)?;
+        let start = self.settle_base(facts, active.number, expected, &walk)?;
+        let starts = self.starts(&numbers, active.number, start.first)?;
+        self.check_witness(&starts, &active, walk.end)?;
+        self.discard_copies(&numbers)?;
+        let unsnapped = starts
+            .iter()
+            .map(|start| start.number)
+            .filter(|number| *number != active.number)
+            .filter(|number| !has_snapshot(&self.layout.store(*number)))
+            .collect();
+        let ahead = self.settle_empty(active.number, empty)?;
+        Ok(Found {
+            starts,
+            active: (active.number, active.store),
+            ahead,
+            fill: Fill {
+                pages: walk.pages,
+                bytes: walk.bytes,
+                bytes_before: start.bytes_before,
+            },
+            end: walk.end,
+            unsnapped,
+        })
+    }
+
+    /// All volumes, ascending and without a gap.
+    fn numbers(&self) -> Result<Vec<u64>, RecoveryError> {
+        let folder = self.layout.volumes();
+        let numbers = numbers_in(&folder).map_err(RecoveryError::io("list", &folder))?;
+        for pair in numbers.windows(2) {
+            if let [one, next] = pair
+                && one.saturating_add(1) != *next
+            {
+                let volume = one.saturating_add(1);
+                return Err(RecoveryError::VolumeMissing {
+                    volume,
+                    path: self.layout.volume(volume),
+                });
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Where volume `number` begins: by its base, else by the end of the volume before. `None` for the oldest without
+    /// a base.
+    fn start_of(&self, number: u64, is_oldest: bool) -> Result<Option<Start>, RecoveryError> {
+        let path = self.layout.base(number);
+        if let Some(base) = Base::read(&path)? {
+            if !self.identity.includes(base.identity) || base.volume != number {
+                return Err(RecoveryError::SettingsMismatch {
+                    path,
+                    what: format!(
+                        "base of volume {} of journal {} in journal {}",
+                        base.volume, base.identity, self.identity
+                    )
+                    .into(),
+                });
+            }
+            return Ok(Some(Start {
+                first: base.first,
+                previous_hash: base.previous_hash,
+                bytes_before: base.bytes_before,
+            }));
+        }
+        if is_oldest {
+            return Err(RecoveryError::CorruptRecord {
+                path,
+                reason: "the base is missing",
+            });
+        }
+        Ok(None)
+    }
+
+    fn walk(
+        &self,
+        number: u64,
+        store: &dyn Store,
+        link: Option<(Sequence, PageHash)>,
+    ) -> Result<Walk, RecoveryError> {
+        walk(store, self.identity, link).map_err(|error| match error {
+            WalkError::Store(fault) => unreadable(self.layout, number, fault),
+            WalkError::Page { key, reason } => RecoveryError::CorruptPage {
+                volume: number,
+                sequence: key,
+                path: self.layout.data_file(number),
+                reason: reason.into(),
+            },
+        })
+    }
+
+    /// A group that is not whole was never acknowledged: its pages go.
+    fn drop_partial(
+        &self,
+        number: u64,
+        store: &dyn Store,
+        partial: &[Sequence],
+    ) -> Result<(), RecoveryError> {
+        let Some(first) = partial.first() else {
+            return Ok(());
+        };
+        tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
+        partial
+            .iter()
+            .try_for_each(|key| store.remove(*key))
+            .and_then(|()| store.flush())
+            .and_then(|()| store.sync())
+            .map_err(|fault| unreadable(self.layout, number, fault))
+    }
+
+    /// Puts back whole groups that lie in the data files behind the journal's end, where the store lost them.
+    fn salvage(
+        &self,
+        active: &OpenedVolume,
+        empty: &[OpenedVolume],
+        walk: &mut Walk,
+    ) -> Result<(), RecoveryError> {
+        let scans: Vec<(u64, &RawScan)> = std::iter::once(active)
+            .chain(empty)
+            .filter_map(|volume| Some((volume.number, volume.raw.as_ref()?)))
+            .collect();
+        let fault = |fault| unreadable(self.layout, active.number, fault);
+        let first_lost = walk.end.durable.next();
+        while let Some(pages) = scans
+            .iter()
+            .find_map(|(_, raw)| raw.group_behind(walk.end.durable, walk.end.hash))
+        {
+            for bytes in pages {
+                let page = Page::parse(bytes).map_err(|error| RecoveryError::CorruptPage {
+                    volume: active.number,
+                    sequence: walk.end.durable.next(),
+                    path: self.layout.data_file(active.number),
+                    reason: error.to_string().into(),
+                })?;
+                active
+                    .store
+                    .insert(page.header.first, bytes)
+                    .map_err(fault)?;
+                walk.start
+                    .get_or_insert((page.header.first, page.header.previous_hash));
+                walk.pages = walk.pages.saturating_add(1);
+                walk.bytes = walk.bytes.saturating_add(length_of(bytes));
+                walk.end = End {
+                    durable: page.header.last,
+                    hash: page.hash(),
+                };
+            }
+        }
+        if walk.end.durable >= first_lost {
+            active
+                .store
+                .flush()
+                .and_then(|()| active.store.sync())
+                .map_err(fault)?;
+            tracing::warn!(
+                from = %first_lost, to = %walk.end.durable,
+                "the store had lost its tail; put back from the data file"
+            );
+        }
+        for (number, raw) in scans {
+            if raw.newest_group() > walk.end.durable.next() {
+                return Err(RecoveryError::LostTail {
+                    volume: number,
+                    path: self.layout.data_file(number),
+                    found: walk.end.durable,
+                    reason: format!(
+                        "but a page of the group at sequence {} lies in the file",
+                        raw.newest_group()
+                    )
+                    .into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The active volume's start; makes its base where a kill came before that was written, and checks that it follows
+    /// the volume before.
+    fn settle_base(
+        &self,
+        facts: &BaseFacts,
+        number: u64,
+        expected: Option<Start>,
+        walk: &Walk,
+    ) -> Result<Start, RecoveryError> {
+        if let Some(start) = expected {
+            return Ok(start);
+        }
+        let previous = number.saturating_sub(1);
+        let start_before = self.start_of(previous, true)?;
+        let store = self
+            .opener
+            .open(
+                &self.layout.store(previous),
+                Purpose::Closed,
+                self.lock_wait,
+            )
+            .map_err(|fault| unreadable(self.layout, previous, fault))?;
+        let before = self.walk(previous, store.as_ref(), start_before.map(Start::link))?;
+        let (first, previous_hash) = (before.end.durable.next(), before.end.hash);
+        if !before.partial.is_empty() || walk.start != Some((first, previous_hash)) {
+            return Err(RecoveryError::CorruptPage {
+                volume: number,
+                sequence: first,
+                path: self.layout.data_file(number),
+                reason: "does not follow the last page of the volume before".into(),
+            });
+        }
+        let bytes_before = start_before
+            .map_or(0, |start| start.bytes_before)
+            .saturating_add(before.bytes);
+        let start = Start {
+            first,
+            previous_hash,
+            bytes_before,
+        };
+        record::replace(
+            &self.layout.base(number),
+            &facts.base(number, start).to_bytes(),
+        )?;
+        Ok(start)
+    }
+
+    /// The first sequence of every volume up to the active one.
+    fn starts(
+        &self,
+        numbers: &[u64],
+        active: u64,
+        active_first: Sequence,
+    ) -> Result<Vec<VolumeStart>, RecoveryError> {
+        let mut starts: Vec<VolumeStart> = Vec::new();
+        for number in numbers.iter().copied().filter(|number| *number <= active) {
+            let first = if number == active {
+                active_first
+            } else {
+                self.start_of(number, true)?
+                    .map_or(active_first, |start| start.first)
+            };
+            if starts.last().is_some_and(|before| before.first >= first) {
+                return Err(RecoveryError::CorruptRecord {
+                    path: self.layout.base(number),
+                    reason: "begins at or before the volume before it",
+                });
+            }
+            starts.push(VolumeStart { number, first });
+        }
+        Ok(starts)
+    }
+
+    /// The journal must hold what the youngest witness saw.
+    fn check_witness(
+        &self,
+        starts: &[VolumeStart],
+        active: &OpenedVolume,
+        end: End,
+    ) -> Result<(), RecoveryError> {
+        let Some(witness) = self.youngest else {
+            return Ok(());
+        };
+        let lost = |volume: u64, reason: String| RecoveryError::LostTail {
+            volume,
+            path: self.layout.data_file(volume),
+            found: end.durable,
+            reason: reason.into(),
+        };
+        if witness.durable > end.durable {
+            return Err(lost(
+                active.number,
+                format!("but sequence {} was durable once", witness.durable),
+            ));
+        }
+        let behind = starts.partition_point(|start| start.first <= witness.durable);
+        let Some(start) = behind.checked_sub(1).and_then(|at| starts.get(at)) else {
+            // Archived since.
+            return Ok(());
+        };
+        let store = if start.number == active.number {
+            Arc::clone(&active.store)
+        } else {
+            self.opener
+                .open(
+                    &self.layout.store(start.number),
+                    Purpose::Closed,
+                    self.lock_wait,
+                )
+                .map_err(|fault| unreadable(self.layout, start.number, fault))?
+        };
+        let pages = store
+            .pages_from(witness.durable, 1)
+            .map_err(|fault| unreadable(self.layout, start.number, fault))?;
+        let is_there = pages
+            .first()
+            .and_then(|page| Page::parse(&page.bytes).ok())
+            .is_some_and(|page| {
+                page.header.last == witness.durable && page.hash() == witness.head_hash
+            });
+        if is_there {
+            Ok(())
+        } else {
+            Err(lost(
+                start.number,
+                format!(
+                    "and the page that ends at sequence {} is another one",
+                    witness.durable
+                ),
+            ))
+        }
+    }
+
+    /// Keeps the empty volume right behind the active one as the next; removes the others.
+    fn settle_empty(
+        &self,
+        active: u64,
+        empty: Vec<OpenedVolume>,
+    ) -> Result<Option<NumberedStore>, RecoveryError> {
+        let mut ahead = None;
+        for OpenedVolume { number, store, .. } in empty {
+            let base = self.layout.base(number);
+            if base.exists() {
+                fs::remove_file(&base).map_err(RecoveryError::io("remove", &base))?;
+                record::sync_parent(&base)?;
+            }
+            if number == active.saturating_add(1) {
+                ahead = Some((number, store));
+            } else {
+                drop(store);
+                let folder = self.layout.volume(number);
+                fs::remove_dir_all(&folder).map_err(RecoveryError::io("remove", &folder))?;
+                record::sync_folder(&self.layout.volumes())?;
+            }
+        }
+        Ok(ahead)
+    }
+}
+
+impl Start {
+    const fn link(self) -> (Sequence, PageHash) {
+        (self.first, self.previous_hash)
+    }
+}
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -1,0 +1,556 @@
+use super::super::codec::Encoder;
+use super::super::store::{SledOpener, data_file};
+use super::super::testing::{assert_holds, commit, open, options, small, transfers, try_open};
+use super::super::{Config, Journal};
+use super::*;
+use crate::ids::IdCipher;
+use crate::types::{Currencies, Currency, CurrencyInfo};
+use std::path::PathBuf;
+
+struct Folder {
+    folder: tempfile::TempDir,
+    config: Config,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(folder.path());
+        Self { folder, config }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout {
+            data_dir: self.folder.path().into(),
+        }
+    }
+
+    fn store(&self, number: u64) -> Arc<dyn Store> {
+        let folder = self.layout().store(number);
+        SledOpener
+            .open(&folder, Purpose::Active, Duration::from_secs(5))
+            .unwrap()
+    }
+
+    fn db(&self, number: u64) -> PathBuf {
+        data_file(&self.layout().store(number))
+    }
+
+    #[track_caller]
+    fn refusal(&self) -> RecoveryError {
+        try_open(&self.config, &options()).unwrap_err()
+    }
+
+    #[track_caller]
+    fn refusal_with(&self, witness: Witness) -> RecoveryError {
+        let options = OpenOptions {
+            witnesses: vec![witness],
+            ..options()
+        };
+        try_open(&self.config, &options).unwrap_err()
+    }
+}
+
+/// The pages of a group of transfers that would come next.
+fn next_pages(journal: &Journal, count: usize) -> Vec<(Sequence, Vec<u8>)> {
+    let head = journal.reader().witness();
+    pages_behind(journal, head.durable, head.head_hash, count)
+}
+
+fn pages_behind(
+    journal: &Journal,
+    after: Sequence,
+    previous_hash: PageHash,
+    count: usize,
+) -> Vec<(Sequence, Vec<u8>)> {
+    let settings = journal.settings();
+    let cipher = IdCipher::new(&settings.id_key);
+    let entries = transfers(&cipher, after, count);
+    let mut encoder = Encoder::default();
+    encoder
+        .encode(
+            settings.identity,
+            &cipher,
+            &entries,
+            after.next(),
+            previous_hash,
+        )
+        .unwrap();
+    encoder
+        .pages()
+        .map(|(key, page)| (key, page.to_vec()))
+        .collect()
+}
+
+fn insert(store: &dyn Store, pages: &[(Sequence, Vec<u8>)]) {
+    for (key, page) in pages {
+        store.insert(*key, page).unwrap();
+    }
+    store.flush().unwrap();
+    store.sync().unwrap();
+}
+
+#[test]
+fn an_incomplete_last_group_goes_and_a_whole_one_stays() {
+    for kept in 1..=4 {
+        let folder = Folder::new();
+        let mut journal = open(&folder.config);
+        let durable = commit(&mut journal, 30);
+        let pages = next_pages(&journal, 100);
+        assert_eq!(pages.len(), 4);
+        drop(journal);
+        insert(folder.store(1).as_ref(), &pages[..kept]);
+        let mut journal = open(&folder.config);
+        assert_eq!(
+            journal.durable(),
+            if kept == 4 {
+                durable.plus(400)
+            } else {
+                durable
+            }
+        );
+        let last = commit(&mut journal, 50);
+        drop(journal);
+        assert_holds(&open(&folder.config), last);
+    }
+}
+
+#[test]
+fn an_incomplete_group_in_the_middle_is_refused() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 100);
+    commit(&mut journal, 1);
+    journal.close().unwrap();
+    let store = folder.store(1);
+    let second = store.pages_from(Sequence::ORIGIN, 2).unwrap()[1].key;
+    store.remove(second).unwrap();
+    store.flush().unwrap();
+    store.sync().unwrap();
+    drop(store);
+    match folder.refusal() {
+        RecoveryError::CorruptPage {
+            volume: 1, reason, ..
+        } => {
+            assert!(reason.contains("follows sequence"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_page_that_does_not_follow_the_one_before_is_refused() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    let before = next_pages(&journal, 1);
+    commit(&mut journal, 1);
+    let stranger = pages_behind(&journal, journal.durable(), [9; 32], 1);
+    journal.close().unwrap();
+    insert(folder.store(1).as_ref(), &stranger);
+    match folder.refusal() {
+        RecoveryError::CorruptPage {
+            volume: 1,
+            sequence,
+            reason,
+            ..
+        } => {
+            assert_eq!(sequence, stranger[0].0);
+            assert!(reason.contains("hash"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+    // A whole page, filed where another belongs.
+    let store = folder.store(1);
+    insert(store.as_ref(), &[(stranger[0].0, before[0].1.clone())]);
+    drop(store);
+    match folder.refusal() {
+        RecoveryError::CorruptPage {
+            volume: 1, reason, ..
+        } => {
+            assert!(reason.contains("holds the page of sequence 1"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_tail_that_the_store_lost_is_put_back_from_its_data_file() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 10);
+    let last = commit(&mut journal, 100);
+    let keys: Vec<Sequence> = {
+        let (_, store) = journal.reader().shared.volumes.holding(last).unwrap();
+        let pages = store.pages_from(Sequence::new(41), 9).unwrap();
+        pages.iter().map(|page| page.key).collect()
+    };
+    assert_eq!(keys.len(), 4);
+    drop(journal);
+    // The store forgets them, its file does not.
+    let store = folder.store(1);
+    for key in keys {
+        store.remove(key).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let mut journal = open(&folder.config);
+    assert_holds(&journal, last);
+    assert!(!folder.layout().copy(1).exists());
+    let last = commit(&mut journal, 3);
+    drop(journal);
+    assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn a_shortened_data_file_is_refused_and_nothing_of_it_is_lost() {
+    for sixths in 1..6 {
+        let folder = Folder::new();
+        let mut journal = open(&folder.config);
+        for _ in 0..200 {
+            commit(&mut journal, 100);
+        }
+        let witness = journal.reader().witness();
+        drop(journal);
+        let length = fs::metadata(folder.db(1)).unwrap().len() / 6 * sixths;
+        File::options()
+            .write(true)
+            .open(folder.db(1))
+            .unwrap()
+            .set_len(length)
+            .unwrap();
+        let is_kept = || {
+            let copy = data_file(&folder.layout().copy(1));
+            [folder.db(1), copy]
+                .iter()
+                .any(|path| fs::metadata(path).is_ok_and(|m| m.len() == length))
+        };
+        for _ in 0..2 {
+            match folder.refusal_with(witness) {
+                RecoveryError::LostTail { volume: 1, .. }
+                | RecoveryError::StoreUnreadable { volume: 1, .. }
+                | RecoveryError::CorruptPage { volume: 1, .. } => {}
+                other => panic!("{other}"),
+            }
+            assert!(is_kept(), "cut to {length}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_data_file_is_refused() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 1);
+    journal.close().unwrap();
+    fs::remove_file(folder.db(1)).unwrap();
+    assert!(matches!(
+        folder.refusal(),
+        RecoveryError::StoreUnreadable { volume: 1, .. }
+    ));
+    assert!(!folder.db(1).exists());
+}
+
+#[test]
+fn a_store_that_ends_below_its_witness_is_refused() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 2);
+    let witness = journal.reader().witness();
+    journal.close().unwrap();
+    let beyond = Witness {
+        durable: witness.durable.plus(1),
+        ..witness
+    };
+    assert!(matches!(
+        folder.refusal_with(beyond),
+        RecoveryError::LostTail { .. }
+    ));
+    let other_hash = Witness {
+        head_hash: [1; 32],
+        durable: Sequence::new(4),
+        ..witness
+    };
+    assert!(
+        try_open(
+            &folder.config,
+            &OpenOptions {
+                witnesses: vec![witness, other_hash],
+                ..options()
+            }
+        )
+        .is_ok()
+    );
+    assert!(matches!(
+        folder.refusal_with(other_hash),
+        RecoveryError::LostTail { .. }
+    ));
+    let mut other_journal = witness;
+    other_journal.identity.epoch += 1;
+    assert!(matches!(
+        folder.refusal_with(other_journal),
+        RecoveryError::OtherHistory { .. }
+    ));
+    drop(open(&folder.config));
+}
+
+#[test]
+fn one_flipped_bit_is_an_error_or_no_harm_and_never_silent() {
+    let mut refused = 0;
+    for round in 0_u64..24 {
+        let folder = Folder::new();
+        let mut journal = open(&folder.config);
+        for _ in 0..20 {
+            commit(&mut journal, 30);
+        }
+        let last = journal.durable();
+        let witness = journal.reader().witness();
+        drop(journal);
+        let mut bytes = fs::read(folder.db(1)).unwrap();
+        let used = u64::try_from(bytes.iter().rposition(|byte| *byte != 0).unwrap()).unwrap();
+        let hash = blake3::hash(&round.to_le_bytes());
+        let at = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()) % used;
+        bytes[usize::try_from(at).unwrap()] ^= 1 << (round % 8);
+        fs::write(folder.db(1), bytes).unwrap();
+        let options = OpenOptions {
+            witnesses: vec![witness],
+            ..options()
+        };
+        match try_open(&folder.config, &options) {
+            Ok(journal) => assert_holds(&journal, last),
+            Err(
+                RecoveryError::StoreUnreadable { .. }
+                | RecoveryError::CorruptPage { .. }
+                | RecoveryError::LostTail { .. },
+            ) => refused += 1,
+            Err(other) => panic!("round {round}, byte {at}: {other}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn empty_newest_volumes_are_walked_back_over() {
+    let folder = Folder::new();
+    let config = small(folder.folder.path());
+    let mut journal = open(&config);
+    while journal.reader().witness().volume < 3 {
+        commit(&mut journal, 40);
+    }
+    let last = journal.durable();
+    journal.close().unwrap();
+    let newest = numbers_in(&folder.layout().volumes())
+        .unwrap()
+        .pop()
+        .unwrap();
+    for number in newest + 1..newest + 4 {
+        drop(folder.store(number));
+    }
+    // One that was being made when the process was killed.
+    fs::create_dir_all(folder.layout().store(newest + 4)).unwrap();
+    fs::write(folder.db(newest + 4), b"").unwrap();
+    let mut journal = open(&config);
+    assert_holds(&journal, last);
+    let last = loop {
+        let last = commit(&mut journal, 40);
+        if journal.reader().witness().volume > newest + 1 {
+            break last;
+        }
+    };
+    drop(journal);
+    assert_holds(&open(&config), last);
+}
+
+#[test]
+fn a_base_that_a_kill_prevented_is_made_again_and_the_volumes_must_fit() {
+    let folder = Folder::new();
+    let config = small(folder.folder.path());
+    let mut journal = open(&config);
+    while journal.reader().witness().volume < 3 {
+        commit(&mut journal, 40);
+    }
+    let (last, size_bytes) = (commit(&mut journal, 1), journal.reader().size_bytes());
+    let active = journal.reader().witness().volume;
+    journal.close().unwrap();
+    let base = fs::read(folder.layout().base(active)).unwrap();
+    fs::remove_file(folder.layout().base(active)).unwrap();
+    let journal = open(&config);
+    assert_holds(&journal, last);
+    assert_eq!(journal.reader().size_bytes(), size_bytes);
+    journal.close().unwrap();
+    assert_eq!(fs::read(folder.layout().base(active)).unwrap(), base);
+    // The oldest volumes may be archived; what is left is read from its base on.
+    fs::remove_dir_all(folder.layout().volume(1)).unwrap();
+    let journal = open(&config);
+    let oldest = journal.reader().oldest();
+    assert!(oldest > Sequence::new(1));
+    let archived = journal
+        .reader()
+        .read_after(Sequence::ORIGIN, 1)
+        .unwrap_err();
+    assert_eq!(
+        archived.to_string(),
+        format!("archived: the journal starts at sequence {oldest}")
+    );
+    assert_eq!(
+        journal
+            .reader()
+            .replay(oldest.previous(), &mut |_| {})
+            .unwrap(),
+        last
+    );
+    journal.close().unwrap();
+    // A hole between two volumes is none of that.
+    fs::create_dir_all(folder.layout().volume(active + 7)).unwrap();
+    assert!(matches!(
+        folder.refusal(),
+        RecoveryError::VolumeMissing { .. }
+    ));
+}
+
+#[test]
+fn fixed_facts_are_compared() {
+    let folder = Folder::new();
+    drop(
+        try_open(
+            &folder.config,
+            &OpenOptions {
+                dev: true,
+                ..options()
+            },
+        )
+        .unwrap(),
+    );
+    assert!(matches!(folder.refusal(), RecoveryError::DevStore { .. }));
+    let accepting = OpenOptions {
+        accept_dev_store: true,
+        ..options()
+    };
+    let journal = try_open(&folder.config, &accepting).unwrap();
+    assert!(journal.settings().dev);
+    drop(journal);
+
+    let mut rows = Currencies::default().rows().to_vec();
+    rows.push(CurrencyInfo {
+        currency: Currency::from_tag(9),
+        code: "JPY".into(),
+        exponent: 0,
+    });
+    let with = |rows: &[CurrencyInfo]| OpenOptions {
+        currencies: Currencies::new(rows.to_vec()).unwrap(),
+        ..accepting.clone()
+    };
+    let journal = try_open(&folder.config, &with(&rows)).unwrap();
+    assert_eq!(journal.settings().currencies.rows(), rows);
+    drop(journal);
+    assert!(matches!(
+        try_open(&folder.config, &accepting).unwrap_err(),
+        RecoveryError::CurrencyChanged { code } if &*code == "JPY"
+    ));
+    rows[3].exponent = 2;
+    assert!(try_open(&folder.config, &with(&rows)).is_err());
+}
+
+#[test]
+fn damaged_newer_and_missing_records_are_named() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 1);
+    journal.close().unwrap();
+    for path in [
+        folder.layout().settings(),
+        folder.layout().stop(),
+        folder.layout().base(1),
+    ] {
+        let bytes = fs::read(&path).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[20] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        match folder.refusal() {
+            RecoveryError::CorruptRecord { path: named, .. } => assert_eq!(named, path),
+            other => panic!("{other}"),
+        }
+        let mut newer = bytes[..bytes.len() - 4].to_vec();
+        newer[10] = 2;
+        newer.extend_from_slice(&crc32fast::hash(&newer).to_le_bytes());
+        fs::write(&path, &newer).unwrap();
+        assert!(matches!(
+            folder.refusal(),
+            RecoveryError::NewerFormat { found: 2, .. }
+        ));
+        fs::write(&path, bytes).unwrap();
+    }
+    fs::rename(
+        folder.layout().settings(),
+        folder.folder.path().join("elsewhere"),
+    )
+    .unwrap();
+    assert!(matches!(
+        folder.refusal(),
+        RecoveryError::SettingsMissing { .. }
+    ));
+    fs::remove_file(folder.layout().stop()).unwrap();
+    assert!(matches!(
+        folder.refusal(),
+        RecoveryError::SettingsMissing { .. }
+    ));
+    fs::rename(
+        folder.folder.path().join("elsewhere"),
+        folder.layout().settings(),
+    )
+    .unwrap();
+    drop(open(&folder.config));
+}
+
+#[test]
+fn after_a_restore_the_epoch_is_another_and_the_old_pages_are_read() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 50);
+    let before = journal.reader().witness();
+    assert!(matches!(
+        Journal::raise_epoch(folder.folder.path()),
+        Err(RecoveryError::Locked { .. })
+    ));
+    journal.close().unwrap();
+    let identity = Journal::raise_epoch(folder.folder.path()).unwrap();
+    assert_eq!(identity.epoch, before.identity.epoch + 1);
+    // A witness of the other history, which went on longer, says nothing here.
+    let elsewhere = Witness {
+        durable: before.durable.plus(400),
+        ..before
+    };
+    let options = OpenOptions {
+        witnesses: vec![elsewhere],
+        ..options()
+    };
+    let mut journal = try_open(&folder.config, &options).unwrap();
+    assert_eq!(journal.reader().identity(), identity);
+    let last = commit(&mut journal, 50);
+    assert_eq!(journal.reader().verify().unwrap().entries, 100);
+    drop(journal);
+    assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn a_store_that_was_never_finished_is_made_again() {
+    let folder = Folder::new();
+    drop(open(&folder.config));
+    fs::remove_file(folder.layout().settings()).unwrap();
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 1);
+    drop(journal);
+    assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn a_recovery_that_was_interrupted_starts_from_the_copy() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 100);
+    drop(journal);
+    // As if the first open had cut the file and the process had been killed then.
+    fs::rename(folder.layout().store(1), folder.layout().copy(1)).unwrap();
+    drop(folder.store(1));
+    assert_holds(&open(&folder.config), last);
+    assert!(!folder.layout().copy(1).exists());
+}

@@ -1,0 +1,324 @@
+//! Where pages are kept. The only file that names sled, and the one that syncs.
+//!
+//! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
+//! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
+//! - `conf` and directories are never synced: done here, when a store is made;
+//! - a kill in the middle of an open leaves `snap.*.generating`, which no later open survives: removed before;
+//! - it answers damage by panicking: every call runs in `catch_unwind`;
+//! - a handle, tree or iterator keeps the store open and locked: none leaves this file.
+
+use super::page::PAGE_BYTES_MAX;
+use super::record::sync_folder;
+use crate::tasks::panic_text;
+use crate::types::Sequence;
+use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// sled's unit of writing. Part of the format: a store of another segment size cannot be opened.
+pub(crate) const SEGMENT_BYTES: usize = 512 << 10;
+/// Most pages that sled puts into one of its nodes, and so into one log message.
+const NODE_PAGES_MAX: usize = 17;
+const _: () = assert!(
+    NODE_PAGES_MAX * PAGE_BYTES_MAX < SEGMENT_BYTES / 4 - 20,
+    "a larger message becomes a blob file, which sled never syncs"
+);
+const ACTIVE_CACHE_BYTES: u64 = 16 << 20;
+const CLOSED_CACHE_BYTES: u64 = 1 << 20;
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// A store failed; after a failed write it must not be written again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{stage}: {reason}")]
+pub(crate) struct StoreFault {
+    pub(crate) stage: &'static str,
+    pub(crate) reason: Arc<str>,
+}
+
+impl StoreFault {
+    pub(crate) fn new(stage: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self {
+            stage,
+            reason: reason.to_string().into(),
+        }
+    }
+}
+
+/// A page as it is kept: the sequence it is filed under, and its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct StoredPage {
+    pub(crate) key: Sequence,
+    pub(crate) bytes: Box<[u8]>,
+}
+
+/// Pages filed under their first sequence. Every call may block on the disk; none panics.
+pub(crate) trait Store: Debug + Send + Sync {
+    /// Files `page`; it is durable after [`Store::flush`] and [`Store::sync`].
+    fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault>;
+    /// Takes the page away; durable as an insert is.
+    fn remove(&self, key: Sequence) -> Result<(), StoreFault>;
+    /// Hands everything written so far to the operating system.
+    fn flush(&self) -> Result<(), StoreFault>;
+    /// Makes everything flushed so far durable.
+    fn sync(&self) -> Result<(), StoreFault>;
+    /// Up to `pages_max` pages in order, from the last one whose key is not above `from` (else from the first).
+    fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault>;
+    /// Length of the data file.
+    fn length_bytes(&self) -> Result<u64, StoreFault>;
+    /// Gives the store up without touching it again: after a failed write a regular close may hang.
+    fn abandon(&self);
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Written to; made when missing.
+    Active,
+    /// Only read.
+    Closed,
+}
+
+/// Opens the store in a folder.
+pub(crate) trait Opener: Debug + Send + Sync {
+    /// Waits up to `lock_wait` for one that was only just closed.
+    fn open(
+        &self,
+        folder: &Path,
+        purpose: Purpose,
+        lock_wait: Duration,
+    ) -> Result<Arc<dyn Store>, StoreFault>;
+}
+
+/// The data file of the store in `folder`.
+pub(crate) fn data_file(folder: &Path) -> PathBuf {
+    folder.join("db")
+}
+
+/// Whether the store in `folder` has a snapshot: it then opens fast, and an open does not rewrite it.
+pub(crate) fn has_snapshot(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("snap.") && !name.ends_with(".generating")
+        })
+    })
+}
+
+/// [`Opener`] of sled stores.
+#[derive(Debug)]
+pub(crate) struct SledOpener;
+
+impl Opener for SledOpener {
+    fn open(
+        &self,
+        folder: &Path,
+        purpose: Purpose,
+        lock_wait: Duration,
+    ) -> Result<Arc<dyn Store>, StoreFault> {
+        let fault = |stage| move |error: std::io::Error| StoreFault::new(stage, error);
+        let db_path = data_file(folder);
+        let is_new = !db_path.exists();
+        if is_new && purpose == Purpose::Closed {
+            return Err(StoreFault::new(
+                "open",
+                format_args!("{} is missing", db_path.display()),
+            ));
+        }
+        fs::create_dir_all(folder).map_err(fault("create folder"))?;
+        remove_half_snapshots(folder).map_err(fault("remove half a snapshot"))?;
+        if !is_new {
+            touch_segments(&db_path).map_err(fault("read segment headers"))?;
+        }
+        let cache = match purpose {
+            Purpose::Active => ACTIVE_CACHE_BYTES,
+            Purpose::Closed => CLOSED_CACHE_BYTES,
+        };
+        let config = sled::Config::new()
+            .path(folder)
+            .mode(sled::Mode::HighThroughput)
+            .cache_capacity(cache)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(None);
+        let db = open_patiently(&config, lock_wait)?;
+        let store = SledStore {
+            db: Some(db),
+            file: File::open(&db_path).map_err(fault("open data file"))?,
+            is_abandoned: AtomicBool::new(false),
+        };
+        if is_new {
+            // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`.
+            store.flush()?;
+            store.file.sync_all().map_err(fault("sync data file"))?;
+            File::open(folder.join("conf"))
+                .and_then(|conf| conf.sync_all())
+                .map_err(fault("sync conf"))?;
+            for folder in [
+                Some(folder),
+                folder.parent(),
+                folder.parent().and_then(Path::parent),
+            ] {
+                folder
+                    .map_or(Ok(()), sync_folder)
+                    .map_err(|error| StoreFault::new("sync folder", error))?;
+            }
+        }
+        Ok(Arc::new(store))
+    }
+}
+
+/// sled lets go of its own lock some time after the last handle is gone: waits for that, but not for ever.
+fn open_patiently(config: &sled::Config, lock_wait: Duration) -> Result<sled::Db, StoreFault> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let error = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => return Err(StoreFault::new("open", panic_text(&*panic))),
+        };
+        if !error.contains("could not acquire lock") || waited >= lock_wait {
+            return Err(StoreFault::new("open", error));
+        }
+        std::thread::sleep(LOCK_POLL);
+        waited += LOCK_POLL;
+    }
+}
+
+fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings the header of each segment into the page cache. Why: an open queues one read a segment in sled's pool, which
+/// all stores of the process share, and a commit would wait behind them [25–52 ms cold, 7–8 ms with this].
+fn touch_segments(db_path: &Path) -> std::io::Result<()> {
+    let mut file = File::open(db_path)?;
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
+    let segment = u64::try_from(SEGMENT_BYTES).unwrap_or(u64::MAX);
+    let length = file.metadata()?.len();
+    let mut header = [0; 20];
+    let mut at = 0;
+    while at + 20 <= length {
+        file.seek(SeekFrom::Start(at))?;
+        match file.read_exact(&mut header) {
+            Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error),
+            _ => at += segment,
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct SledStore {
+    /// `Some` until the drop.
+    db: Option<sled::Db>,
+    /// Our own handle of the data file: sled's `flush` alone does not survive a power cut.
+    file: File,
+    is_abandoned: AtomicBool,
+}
+
+impl SledStore {
+    fn call<T>(
+        &self,
+        stage: &'static str,
+        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, StoreFault> {
+        let Some(db) = &self.db else {
+            return Err(StoreFault::new(stage, "the store is closed"));
+        };
+        match catch_unwind(AssertUnwindSafe(|| work(db))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreFault::new(stage, error)),
+            Err(panic) => Err(StoreFault::new(stage, panic_text(&*panic))),
+        }
+    }
+}
+
+impl Store for SledStore {
+    fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
+        self.call("insert", |db| db.insert(key.get().to_be_bytes(), page))
+            .map(drop)
+    }
+
+    fn remove(&self, key: Sequence) -> Result<(), StoreFault> {
+        self.call("remove", |db| db.remove(key.get().to_be_bytes()))
+            .map(drop)
+    }
+
+    fn flush(&self) -> Result<(), StoreFault> {
+        self.call("flush", |db| db.flush()).map(drop)
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        self.file
+            .sync_data()
+            .map_err(|error| StoreFault::new("sync", error))
+    }
+
+    fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {
+        self.call("read", |db| {
+            let start = match db
+                .range(..=from.get().to_be_bytes())
+                .next_back()
+                .transpose()?
+            {
+                Some((key, _)) => key,
+                None => from.get().to_be_bytes().as_slice().into(),
+            };
+            db.range(start..)
+                .take(pages_max)
+                .map(|found| Ok(stored(&found?)))
+                .collect()
+        })
+    }
+
+    fn length_bytes(&self) -> Result<u64, StoreFault> {
+        let metadata = self.file.metadata();
+        metadata
+            .map(|m| m.len())
+            .map_err(|error| StoreFault::new("length", error))
+    }
+
+    fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A key that is not ours reads as the origin, which no page may have.
+fn stored((key, value): &(sled::IVec, sled::IVec)) -> StoredPage {
+    let key = <[u8; 8]>::try_from(&**key).map_or(Sequence::ORIGIN, |key| {
+        Sequence::new(u64::from_be_bytes(key))
+    });
+    StoredPage {
+        key,
+        bytes: (**value).into(),
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            // Why: after an I/O error sled's drop may flush in a loop without end. The process is about to stop.
+            std::mem::forget(db);
+        } else if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("a store panicked while it was closed");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+pub(crate) mod tests;

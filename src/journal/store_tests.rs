@@ -1,0 +1,229 @@
+use super::*;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap};
+
+/// Stores in memory that fail when told to: for tests of what stands above a store.
+#[derive(Debug, Default)]
+pub(crate) struct MemOpener {
+    stores: Mutex<HashMap<PathBuf, Arc<MemStore>>>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    /// Writing calls until one fails; `None`: none does.
+    calls_left: Mutex<Option<usize>>,
+    sync_gate: Mutex<()>,
+}
+
+type Pages = BTreeMap<Sequence, Box<[u8]>>;
+
+#[derive(Debug)]
+struct MemStore {
+    pages: Mutex<Pages>,
+    flushed: Mutex<Pages>,
+    synced: Mutex<Pages>,
+    faults: Arc<Faults>,
+}
+
+impl MemOpener {
+    /// The `count`-th writing call from now on fails, once.
+    pub(crate) fn fail_after(&self, count: usize) {
+        *self.faults.calls_left.lock() = Some(count);
+    }
+
+    /// Takes [`MemOpener::fail_after`] back.
+    pub(crate) fn never_fail(&self) {
+        *self.faults.calls_left.lock() = None;
+    }
+
+    /// A power cut: every store forgets what was not flushed and then synced.
+    pub(crate) fn cut_power(&self) {
+        for store in self.stores.lock().values() {
+            let synced = store.synced.lock().clone();
+            *store.flushed.lock() = synced.clone();
+            *store.pages.lock() = synced;
+        }
+    }
+
+    /// Syncs wait until the guard is dropped.
+    pub(crate) fn hold_syncs(&self) -> MutexGuard<'_, ()> {
+        self.faults.sync_gate.lock()
+    }
+}
+
+impl Opener for MemOpener {
+    fn open(&self, folder: &Path, _: Purpose, _: Duration) -> Result<Arc<dyn Store>, StoreFault> {
+        fs::create_dir_all(folder).map_err(|error| StoreFault::new("open", error))?;
+        fs::write(data_file(folder), []).map_err(|error| StoreFault::new("open", error))?;
+        let store = Arc::clone(self.stores.lock().entry(folder.into()).or_insert_with(|| {
+            Arc::new(MemStore {
+                pages: Mutex::default(),
+                flushed: Mutex::default(),
+                synced: Mutex::default(),
+                faults: Arc::clone(&self.faults),
+            })
+        }));
+        Ok(store)
+    }
+}
+
+impl MemStore {
+    fn step(&self, stage: &'static str) -> Result<(), StoreFault> {
+        let mut calls_left = self.faults.calls_left.lock();
+        match calls_left.as_mut() {
+            Some(1) => {
+                *calls_left = None;
+                Err(StoreFault::new(stage, "told to fail"))
+            }
+            Some(calls_left) => {
+                *calls_left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Store for MemStore {
+    fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
+        self.step("insert")?;
+        self.pages.lock().insert(key, page.into());
+        Ok(())
+    }
+
+    fn remove(&self, key: Sequence) -> Result<(), StoreFault> {
+        self.step("remove")?;
+        self.pages.lock().remove(&key);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreFault> {
+        self.step("flush")?;
+        *self.flushed.lock() = self.pages.lock().clone();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        drop(self.faults.sync_gate.lock());
+        self.step("sync")?;
+        *self.synced.lock() = self.flushed.lock().clone();
+        Ok(())
+    }
+
+    fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {
+        let pages = self.pages.lock();
+        let start = pages
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(key, _)| *key);
+        let found = pages.range(start..).take(pages_max);
+        Ok(found
+            .map(|(key, bytes)| StoredPage {
+                key: *key,
+                bytes: bytes.clone(),
+            })
+            .collect())
+    }
+
+    fn length_bytes(&self) -> Result<u64, StoreFault> {
+        Ok(0)
+    }
+
+    fn abandon(&self) {}
+}
+
+/// What the journal relies on, for any store.
+#[track_caller]
+fn keeps_the_contract(opener: &dyn Opener) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("volume").join("sled");
+    let open = || {
+        opener
+            .open(&folder, Purpose::Active, Duration::from_secs(5))
+            .unwrap()
+    };
+    let store = open();
+    let keys = |from, pages_max| -> Vec<u64> {
+        let pages = store.pages_from(Sequence::new(from), pages_max).unwrap();
+        pages.iter().map(|page| page.key.get()).collect()
+    };
+    assert!(keys(0, 9).is_empty());
+    for key in [300, 5, 70_000, 256] {
+        store
+            .insert(Sequence::new(key), &key.to_be_bytes())
+            .unwrap();
+    }
+    store.flush().unwrap();
+    store.sync().unwrap();
+    assert_eq!(keys(0, 9), [5, 256, 300, 70_000]);
+    assert_eq!(keys(255, 2), [5, 256]);
+    assert_eq!(keys(256, 2), [256, 300]);
+    assert_eq!(keys(u64::MAX, 2), [70_000]);
+    store.remove(Sequence::new(300)).unwrap();
+    store.flush().unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let store = open();
+    let pages = store.pages_from(Sequence::new(256), 9).unwrap();
+    let page = |key: u64| StoredPage {
+        key: Sequence::new(key),
+        bytes: key.to_be_bytes().into(),
+    };
+    assert_eq!(pages, [page(256), page(70_000)]);
+}
+
+#[test]
+fn sled_keeps_the_contract() {
+    keeps_the_contract(&SledOpener);
+}
+
+#[test]
+fn memory_keeps_the_contract() {
+    keeps_the_contract(&MemOpener::default());
+}
+
+#[test]
+fn half_a_snapshot_does_not_bar_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("volume").join("sled");
+    let open = || SledOpener.open(&folder, Purpose::Active, Duration::from_secs(5));
+    drop(open().unwrap());
+    fs::write(folder.join("snap.0000000000000001.generating"), b"half").unwrap();
+    drop(open().unwrap());
+    assert!(!folder.join("snap.0000000000000001.generating").exists());
+}
+
+#[test]
+fn a_store_that_someone_holds_is_refused_after_a_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("volume").join("sled");
+    let store = SledOpener
+        .open(&folder, Purpose::Active, Duration::ZERO)
+        .unwrap();
+    let error = SledOpener
+        .open(&folder, Purpose::Active, Duration::from_millis(10))
+        .unwrap_err();
+    assert!(error.reason.contains("lock"), "{error}");
+    drop(store);
+}
+
+#[test]
+fn full_pages_never_become_blobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("volume").join("sled");
+    let store = SledOpener
+        .open(&folder, Purpose::Active, Duration::ZERO)
+        .unwrap();
+    for key in 1..2_000_u64 {
+        // Incompressible and unlike its neighbours, so that nothing is shared between the pages of a node.
+        let page: Vec<u8> = (0..PAGE_BYTES_MAX.div_ceil(32))
+            .flat_map(|part| *blake3::hash(&(key, part).0.to_le_bytes()).as_bytes())
+            .take(PAGE_BYTES_MAX)
+            .collect();
+        store.insert(Sequence::new(key), &page).unwrap();
+    }
+    store.flush().unwrap();
+    store.sync().unwrap();
+    assert_eq!(fs::read_dir(folder.join("blobs")).unwrap().count(), 0);
+}

@@ -1,0 +1,160 @@
+//! Every page of a volume, checked: checksum, journal, key, sequences without a gap, chain, whole groups.
+
+use super::JournalIdentity;
+use super::page::{NO_PAGE, Page, PageHash};
+use super::store::{Store, StoreFault, StoredPage};
+use crate::types::Sequence;
+
+const CHUNK_PAGES: usize = 256;
+
+/// Where a journal ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) durable: Sequence,
+    pub(super) hash: PageHash,
+}
+
+/// A volume's pages as they were walked: all whole groups.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) start: Option<(Sequence, PageHash)>,
+    pub(super) end: End,
+    pub(super) pages: u64,
+    pub(super) bytes: u64,
+    /// Keys of the pages of an incomplete last group.
+    pub(super) partial: Vec<Sequence>,
+}
+
+/// Why a volume could not be walked to its end.
+#[derive(Clone, Debug)]
+pub(super) enum WalkError {
+    Store(StoreFault),
+    /// The page filed under `key` is at fault.
+    Page {
+        key: Sequence,
+        reason: String,
+    },
+}
+
+/// Walks all of `store`, whose first page must follow `link` (first sequence, hash of the page before) if that is known.
+pub(super) fn walk(
+    store: &dyn Store,
+    identity: JournalIdentity,
+    link: Option<(Sequence, PageHash)>,
+) -> Result<Walk, WalkError> {
+    let origin = link.map_or(
+        End {
+            durable: Sequence::ORIGIN,
+            hash: NO_PAGE,
+        },
+        |(first, hash)| End {
+            durable: first.previous(),
+            hash,
+        },
+    );
+    let mut walker = Walker {
+        walk: Walk {
+            start: link,
+            end: origin,
+            pages: 0,
+            bytes: 0,
+            partial: Vec::new(),
+        },
+        at: origin,
+        group: None,
+        group_bytes: 0,
+        epoch: 0,
+    };
+    let mut seen = None;
+    loop {
+        let from = seen.map_or(Sequence::ORIGIN, Sequence::next);
+        let pages = store
+            .pages_from(from, CHUNK_PAGES)
+            .map_err(WalkError::Store)?;
+        let before = seen;
+        for page in pages
+            .iter()
+            .filter(|page| seen.is_none_or(|seen| page.key > seen))
+        {
+            walker
+                .step(identity, page)
+                .map_err(|reason| WalkError::Page {
+                    key: page.key,
+                    reason,
+                })?;
+        }
+        seen = pages.last().map(|page| page.key).max(seen);
+        if seen == before {
+            return Ok(walker.walk);
+        }
+    }
+}
+
+struct Walker {
+    walk: Walk,
+    /// Behind the last page, whole group or not.
+    at: End,
+    /// Group, next index and count while a group is not whole.
+    group: Option<(Sequence, u32, u32)>,
+    group_bytes: u64,
+    epoch: u32,
+}
+
+impl Walker {
+    fn step(&mut self, identity: JournalIdentity, stored: &StoredPage) -> Result<(), String> {
+        let page = Page::parse_of(identity, &stored.bytes).map_err(|error| error.to_string())?;
+        let header = &page.header;
+        if header.first != stored.key {
+            return Err(format!("holds the page of sequence {}", header.first));
+        }
+        if self.walk.start.is_none() {
+            self.walk.start = Some((header.first, header.previous_hash));
+            self.at = End {
+                durable: header.first.previous(),
+                hash: header.previous_hash,
+            };
+            self.walk.end = self.at;
+        }
+        if header.first != self.at.durable.next() {
+            return Err(format!("follows sequence {}", self.at.durable));
+        }
+        if header.identity.epoch < self.epoch {
+            return Err("of an earlier epoch than the page before".into());
+        }
+        self.epoch = header.identity.epoch;
+        if header.previous_hash != self.at.hash {
+            return Err("does not follow the page before: its hash of that differs".into());
+        }
+        match self.group {
+            None if header.index == 0 => {}
+            Some((group, index, count))
+                if (header.group, header.index, header.count) == (group, index, count) => {}
+            None => return Err("the beginning of its group is missing".into()),
+            Some((group, ..)) => return Err(format!("the group at {group} before is not whole")),
+        }
+        self.at = End {
+            durable: header.last,
+            hash: page.hash(),
+        };
+        self.group_bytes = self.group_bytes.saturating_add(length_of(&stored.bytes));
+        self.walk.partial.push(stored.key);
+        let next = header.index.saturating_add(1);
+        if next == header.count {
+            self.group = None;
+            self.walk.end = self.at;
+            self.walk.pages = self.walk.pages.saturating_add(u64::from(header.count));
+            self.walk.bytes = self
+                .walk
+                .bytes
+                .saturating_add(std::mem::take(&mut self.group_bytes));
+            self.walk.partial.clear();
+        } else {
+            self.group = Some((header.group, next, header.count));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn length_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

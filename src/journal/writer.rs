@@ -1,0 +1,296 @@
+//! The writing end: one group at a time becomes durable, and only then known.
+
+use super::codec::Encoder;
+use super::feed::Feed;
+use super::page::PageHash;
+use super::recovery::{self, Recovered};
+use super::shared::Shared;
+use super::store::{Opener, SledOpener, StoreFault};
+use super::volume::{VolumeWriter, Volumes};
+use super::{
+    CommitTiming, Config, Entry, Follower, Group, JournalIdentity, JournalReader, OpenOptions,
+    RecoveryError, Settings, StoreError, Witness, record,
+};
+use crate::clock::SharedClock;
+use crate::ids::IdCipher;
+use crate::tasks::Supervisor;
+use crate::types::Sequence;
+use crate::watermark::{WatermarkWriter, watermark};
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The writing end: owned by the ledger thread, and the only thing that can append.
+#[derive(Debug)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    volumes: VolumeWriter,
+    durable: WatermarkWriter,
+    feed: Feed,
+    encoder: Encoder,
+    head_hash: PageHash,
+    timing: CommitTiming,
+    stop_path: std::path::PathBuf,
+    /// Set for good by the first failure, and while a commit is under way: a panic in one leaves it set.
+    poison: Option<StoreError>,
+}
+
+impl Journal {
+    /// Locks the data folder, recovers and opens the journal in it; makes one where there is none.
+    ///
+    /// # Errors
+    /// See [`RecoveryError`]; nothing was changed unless the error says so.
+    pub fn open(
+        config: &Config,
+        options: OpenOptions,
+        clock: SharedClock,
+        supervisor: &Supervisor,
+    ) -> Result<Self, RecoveryError> {
+        Self::open_with(config, options, clock, supervisor, Arc::new(SledOpener))
+    }
+
+    pub(super) fn open_with(
+        config: &Config,
+        options: OpenOptions,
+        clock: SharedClock,
+        supervisor: &Supervisor,
+        opener: Arc<dyn Opener>,
+    ) -> Result<Self, RecoveryError> {
+        let recovered = recovery::recover(config, options, &clock, opener.as_ref())?;
+        let Recovered {
+            lock,
+            layout,
+            settings,
+            starts,
+            active,
+            ahead,
+            fill,
+            ..
+        } = recovered;
+        let volume = active.0;
+        let length_bytes = active.1.length_bytes().unwrap_or_default();
+        let stop_path = layout.stop();
+        let volumes = Arc::new(Volumes::new(
+            layout,
+            opener,
+            Arc::clone(&clock),
+            config,
+            starts,
+            Arc::clone(&active.1),
+            ahead,
+        ));
+        let writer = VolumeWriter::start(
+            Arc::clone(&volumes),
+            Recovered::facts(&settings),
+            config,
+            active,
+            fill,
+            supervisor,
+        )
+        .map_err(RecoveryError::io(
+            "start the volume thread of",
+            &config.data_dir,
+        ))?;
+        for number in recovered.unsnapped {
+            writer.reopen_later(number);
+        }
+        let (durable, durable_mark) = watermark(recovered.durable);
+        let head = Witness {
+            identity: settings.identity,
+            durable: recovered.durable,
+            head_hash: recovered.head_hash,
+            volume,
+            length_bytes,
+        };
+        let shared = Arc::new(Shared {
+            cipher: IdCipher::new(&settings.id_key),
+            settings,
+            volumes,
+            durable: durable_mark,
+            head: Mutex::new(head),
+            size_bytes: AtomicU64::new(fill.bytes_before.saturating_add(fill.bytes)),
+            clock,
+            sync_since: AtomicU64::new(0),
+            _lock: lock,
+        });
+        Ok(Self {
+            shared,
+            volumes: writer,
+            durable,
+            feed: Feed::default(),
+            encoder: Encoder::default(),
+            head_hash: recovered.head_hash,
+            timing: CommitTiming::default(),
+            stop_path,
+            poison: None,
+        })
+    }
+
+    /// Raises the epoch of the journal in `data_dir`, which must not be open. For a restore from a backup: the original
+    /// may have gone on from the same sequences, and nobody shall mistake the one's for the other's.
+    ///
+    /// # Errors
+    /// [`RecoveryError`], also when there is no journal; nothing was changed then.
+    pub fn raise_epoch(data_dir: &Path) -> Result<JournalIdentity, RecoveryError> {
+        recovery::raise_epoch(data_dir)
+    }
+
+    /// The store's fixed facts.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// A reading end for anyone.
+    pub fn reader(&self) -> JournalReader {
+        JournalReader {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// A consumer of everything behind `after`, fed from now on with each committed group, from the journal before.
+    /// At most `queue_bytes` of groups wait for it; beyond that they are dropped from the queue and it reads the
+    /// journal instead. Never slows the writer.
+    pub fn follow(&self, name: &'static str, after: Sequence, queue_bytes: usize) -> Follower {
+        self.feed.follow(name, self.reader(), after, queue_bytes)
+    }
+
+    /// Last durable sequence.
+    pub fn durable(&self) -> Sequence {
+        self.durable.get()
+    }
+
+    /// Writes and syncs `entries` as one group: whole or not at all. On `Ok` they are durable, the durable watermark
+    /// has moved, and the followers were fed. Any error is final (the journal is poisoned): the outcome is unknown,
+    /// nothing may be acknowledged, and the process has to stop.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`], also for every call after a first failure.
+    ///
+    /// # Panics
+    /// None; panics inside sled are caught and poison the journal.
+    pub fn commit(&mut self, entries: Vec<Entry>) -> Result<Arc<Group>, StoreError> {
+        if let Some(poison) = &self.poison {
+            return Err(poison.clone());
+        }
+        self.poison = Some(StoreError::Poisoned {
+            stage: "panic",
+            source_text: "an earlier commit did not end".into(),
+        });
+        let committed = self.write(&entries);
+        self.shared.sync_ended();
+        let last = match committed {
+            Ok(last) => last,
+            Err(StoreFault { stage, reason }) => {
+                self.volumes.store().abandon();
+                let poison = StoreError::Poisoned {
+                    stage,
+                    source_text: reason,
+                };
+                self.poison = Some(poison.clone());
+                return Err(poison);
+            }
+        };
+        self.durable.advance_to(last);
+        let group = Arc::new(Group {
+            entries,
+            size_bytes: self.encoder.size_bytes(),
+        });
+        self.feed.publish(&group);
+        self.volumes.after_commit();
+        self.poison = None;
+        Ok(group)
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> Result<Sequence, StoreFault> {
+        let shared = Arc::clone(&self.shared);
+        let begun_at = shared.clock.monotonic();
+        let first = self.durable.get().next();
+        let identity = shared.settings.identity;
+        let head_hash = self
+            .encoder
+            .encode(identity, &shared.cipher, entries, first, self.head_hash)
+            .map_err(|error| StoreFault::new("encode", error))?;
+        let last = entries.last().map_or(first, Entry::last);
+        self.volumes.rotate_if_due(first, self.head_hash);
+        shared.sync_begins();
+        let store = self.volumes.store();
+        for (key, page) in self.encoder.pages() {
+            store.insert(key, page)?;
+        }
+        let written_at = shared.clock.monotonic();
+        store.flush()?;
+        store.sync()?;
+        let synced_at = shared.clock.monotonic();
+        // Invariant: nothing below can fail; the group is durable.
+        let length_bytes = store.length_bytes().unwrap_or_default();
+        let (pages, size_bytes) = (self.encoder.page_count(), self.encoder.size_bytes());
+        self.volumes.count(pages, size_bytes);
+        self.head_hash = head_hash;
+        self.timing = CommitTiming {
+            write: written_at.saturating_sub(begun_at),
+            sync: synced_at.saturating_sub(written_at),
+            pages,
+            size_bytes,
+        };
+        let added = u64::try_from(size_bytes).unwrap_or(u64::MAX);
+        shared.size_bytes.fetch_add(added, Ordering::Relaxed);
+        *shared.head.lock() = Witness {
+            identity,
+            durable: last,
+            head_hash,
+            volume: self.volumes.number(),
+            length_bytes,
+        };
+        Ok(last)
+    }
+
+    /// What the last [`Journal::commit`] cost; zeros before the first.
+    pub const fn last_commit(&self) -> CommitTiming {
+        self.timing
+    }
+
+    /// How long the last hand-over to a new volume took, once after each.
+    pub const fn take_rotation(&mut self) -> Option<Duration> {
+        self.volumes.take_rotation()
+    }
+
+    /// Writes the clean-stop witness and closes the store. Followers end once they have everything; readers go on
+    /// reading, and the data folder stays locked until the last of them is gone.
+    ///
+    /// # Errors
+    /// When the journal was poisoned, or the witness could not be written; what was acknowledged is whole all the same.
+    pub fn close(self) -> Result<(), StoreError> {
+        let Self {
+            shared,
+            volumes,
+            feed,
+            stop_path,
+            poison,
+            ..
+        } = self;
+        if let Some(poison) = poison {
+            return Err(poison);
+        }
+        let failed = |source_text| StoreError::Poisoned {
+            stage: "close",
+            source_text,
+        };
+        let length_bytes = volumes
+            .close()
+            .map_err(|fault| failed(fault.to_string().into()))?;
+        let witness = Witness {
+            length_bytes,
+            ..*shared.head.lock()
+        };
+        record::replace(&stop_path, &witness.to_bytes())
+            .map_err(|error| failed(error.to_string().into()))?;
+        drop(feed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
