@@ -6,6 +6,7 @@
 //! the picture, the invariants and what a crash does at each step.
 
 pub mod clock;
+pub mod event;
 pub mod ids;
 pub mod journal;
 pub mod money;
