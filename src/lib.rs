@@ -9,6 +9,7 @@ pub mod clock;
 pub mod event;
 pub mod ids;
 pub mod journal;
+pub mod ledger;
 pub mod metrics;
 pub mod money;
 pub mod tasks;

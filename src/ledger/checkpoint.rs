@@ -1,0 +1,549 @@
+//! The books on disk: one file a shard, written in turn beside the running ledger, so that a start replays little.
+//!
+//! A checkpoint is derived state and may be lost; the journal then gives it again. Its files prove more than they
+//! hold: each carries a [`Witness`] of the journal, some tens of milliseconds old. The bytes are drawn in
+//! `docs/FORMAT.md`.
+//!
+//! Only shards that changed are written. So a file may stand at an old sequence and still be current; the `round`
+//! file tells up to where every file is. Files are fuzzy: rows may be newer than the sequence a file stands at, and
+//! replay, which sets rows to what they were after each entry, ends right all the same.
+
+use super::books::{
+    Account, Accounts, Amended, Books, BooksWriter, Hold, Rows, SHARDS, Shard, Wallet,
+};
+use super::config::Config;
+use crate::clock::SharedClock;
+use crate::journal::{JournalIdentity, JournalReader, Witness};
+use crate::metrics::Metrics;
+use crate::types::{
+    Currency, FraudScore, MinorUnits, Sequence, Status, TimestampMs, TransactionId, WalletId,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, error, warn};
+use uuid::Uuid;
+
+const SHARD_MAGIC: [u8; 4] = *b"EPCS";
+const ROUND_MAGIC: [u8; 4] = *b"EPCR";
+const VERSION: u16 = 1;
+const HASH_BYTES: usize = 32;
+/// One bit a shard: whether it has a file.
+const BITMAP_BYTES: usize = SHARDS / 8;
+
+/// Why checkpoints could not be loaded. A damaged or missing file is no error: its shard is replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The folder could not be read or made.
+    #[error("checkpoint folder {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A newer echopay wrote it.
+    #[error("checkpoint {path} has format version {version}; this echopay knows 1")]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        version: u16,
+    },
+    /// Two files tell of two journals.
+    #[error("checkpoint {path} belongs to another journal than its neighbours")]
+    Mixed {
+        /// The second.
+        path: PathBuf,
+    },
+}
+
+/// What the checkpoint files hold, before the journal is opened.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) books: Books,
+    /// Everything up to here is in the books.
+    pub(super) replay_after: Sequence,
+    /// Of which journal; `None` when there was no file.
+    pub(super) identity: Option<JournalIdentity>,
+    witness: Option<Witness>,
+}
+
+impl Loaded {
+    /// Reads all checkpoint files of the data folder.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]. Nothing on disk is changed.
+    pub fn read(config: &Config) -> Result<Self, CheckpointError> {
+        let dir = folder(config);
+        let round = read_round(&dir)?;
+        let mut loaded = Self {
+            books: Books::new(),
+            replay_after: Sequence::ORIGIN,
+            identity: round.as_ref().map(|round| round.identity),
+            witness: None,
+        };
+        let round_at = round.as_ref().map_or(Sequence::ORIGIN, |round| round.at);
+        let mut lowest: Option<Sequence> = None;
+        for index in 0..SHARDS {
+            let path = shard_path(&dir, index);
+            let expected = round.as_ref().is_some_and(|round| round.has(index));
+            let at = match read_file(&path)? {
+                None if expected => {
+                    warn!(path = %path.display(), "a checkpoint file is missing; it is replayed");
+                    Sequence::ORIGIN
+                }
+                None => round_at,
+                Some(bytes) => {
+                    if let Some(at) = loaded.take_shard(&path, index, &bytes)? {
+                        at.max(round_at)
+                    } else {
+                        let path = path.display();
+                        warn!(%path, "a checkpoint file is damaged; it is replayed");
+                        Sequence::ORIGIN
+                    }
+                }
+            };
+            lowest = Some(lowest.map_or(at, |lowest| lowest.min(at)));
+        }
+        loaded.replay_after = lowest.unwrap_or_default();
+        Ok(loaded)
+    }
+
+    /// What the files prove of the journal, for [`crate::journal::OpenOptions::witnesses`].
+    pub fn witness(&self) -> Option<Witness> {
+        self.witness
+    }
+
+    fn take_shard(
+        &mut self,
+        path: &Path,
+        index: usize,
+        bytes: &[u8],
+    ) -> Result<Option<Sequence>, CheckpointError> {
+        let Some(body) = checked(bytes) else {
+            return Ok(None);
+        };
+        let mut input = Input(body);
+        if input.array() != Some(SHARD_MAGIC) {
+            return Ok(None);
+        }
+        match input.u16() {
+            Some(VERSION) => {}
+            version => {
+                let version = version.unwrap_or_default();
+                return Err(CheckpointError::Version {
+                    path: path.into(),
+                    version,
+                });
+            }
+        }
+        let Some((shard, witness, at)) = read_shard_head(&mut input) else {
+            return Ok(None);
+        };
+        if self.identity.is_some_and(|known| known != witness.identity) {
+            return Err(CheckpointError::Mixed { path: path.into() });
+        }
+        if usize::from(shard) != index || read_rows(&mut input, &self.books).is_none() {
+            return Ok(None);
+        }
+        self.books.take_dirty(index);
+        self.identity = Some(witness.identity);
+        if self
+            .witness
+            .is_none_or(|known| known.durable < witness.durable)
+        {
+            self.witness = Some(witness);
+        }
+        Ok(Some(at))
+    }
+}
+
+/// Which shards had files when every file was current up to `at`.
+struct Round {
+    identity: JournalIdentity,
+    at: Sequence,
+    bitmap: [u8; BITMAP_BYTES],
+}
+
+impl Round {
+    fn has(&self, index: usize) -> bool {
+        self.bitmap
+            .get(index / 8)
+            .is_some_and(|byte| byte & (1 << (index % 8)) != 0)
+    }
+}
+
+/// Writes checkpoints until told to stop, then one last round without pauses.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    pub(super) config: Config,
+    pub(super) books: Arc<Books>,
+    pub(super) reader: JournalReader,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Metrics,
+    pub(super) stop_rx: Receiver<()>,
+}
+
+impl Checkpointer {
+    /// The thread's work.
+    pub(super) fn run(self) {
+        let interval = Duration::from_millis(self.config.checkpoint_interval_ms);
+        let mut written = Written {
+            at: Sequence::ORIGIN,
+            journal_bytes: self.reader.size_bytes(),
+        };
+        while !self.pause(interval) {
+            if self.books.as_of() > written.at {
+                self.round_or_log(&mut written, true);
+            }
+        }
+        if self.books.as_of() > written.at {
+            self.round_or_log(&mut written, false);
+        }
+    }
+
+    fn round_or_log(&self, written: &mut Written, paced: bool) {
+        let start = self.clock.monotonic();
+        match self.round(written, paced) {
+            Ok(size_bytes) => {
+                let took = self.clock.monotonic().saturating_sub(start);
+                self.metrics.observe_checkpoint_round(took, size_bytes);
+                debug!(at = %written.at, size_bytes, "checkpoint round finished");
+            }
+            Err(cause) => error!(%cause, "a checkpoint round failed; the next one tries again"),
+        }
+    }
+
+    /// Writes every changed shard, then the round. Returns the bytes written.
+    fn round(&self, written: &mut Written, paced: bool) -> io::Result<u64> {
+        let dir = folder(&self.config);
+        fs::create_dir_all(&dir)?;
+        let at = self.books.as_of();
+        let journal_bytes = self.reader.size_bytes();
+        let lag_bytes = journal_bytes.saturating_sub(written.journal_bytes);
+        let mut paced = paced && lag_bytes < self.config.checkpoint_lag_bytes_max;
+        let pace = Duration::from_millis(self.config.checkpoint_pace_ms);
+        let mut size_bytes = 0;
+        let mut bytes = Vec::new();
+        let mut bitmap = [0; BITMAP_BYTES];
+        for index in 0..SHARDS {
+            if self.books.take_dirty(index) {
+                self.write_shard_bytes(index, &mut bytes);
+                if let Err(cause) = replace_file(&dir, &shard_path(&dir, index), &bytes) {
+                    self.books.mark_dirty(index);
+                    return Err(cause);
+                }
+                size_bytes += bytes.len() as u64;
+                paced = paced && !self.pause(pace);
+            }
+            if !self.books.shard(index).is_empty() {
+                bitmap[index / 8] |= 1 << (index % 8);
+            }
+        }
+        let identity = self.reader.identity();
+        bytes.clear();
+        bytes.extend(ROUND_MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(identity.journal_id.as_bytes());
+        bytes.extend(identity.epoch.to_le_bytes());
+        bytes.extend(at.get().to_le_bytes());
+        bytes.extend(bitmap);
+        seal(&mut bytes);
+        replace_file(&dir, &dir.join("round"), &bytes)?;
+        *written = Written { at, journal_bytes };
+        Ok(size_bytes)
+    }
+
+    /// Waits; `true` when it is time to stop.
+    fn pause(&self, time: Duration) -> bool {
+        !matches!(
+            self.stop_rx.recv_timeout(time),
+            Err(RecvTimeoutError::Timeout)
+        )
+    }
+
+    fn write_shard_bytes(&self, index: usize, out: &mut Vec<u8>) {
+        out.clear();
+        // IMPORTANT: the sequence and the witness before the rows, so that the rows hold at least that much.
+        let at = self.books.as_of();
+        let witness = self.reader.witness();
+        out.extend(SHARD_MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend(u16::try_from(index).unwrap_or(u16::MAX).to_le_bytes());
+        out.extend(witness.identity.journal_id.as_bytes());
+        out.extend(witness.identity.epoch.to_le_bytes());
+        out.extend(at.get().to_le_bytes());
+        out.extend(witness.durable.get().to_le_bytes());
+        out.extend(witness.head_hash);
+        out.extend(witness.volume.to_le_bytes());
+        out.extend(witness.length_bytes.to_le_bytes());
+        write_rows(&self.books.shard(index), out);
+        seal(out);
+    }
+}
+
+/// What the last finished round covered.
+struct Written {
+    at: Sequence,
+    journal_bytes: u64,
+}
+
+fn folder(config: &Config) -> PathBuf {
+    config.data_dir.join("checkpoint")
+}
+
+fn shard_path(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("{index:04x}"))
+}
+
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Folder {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+fn read_round(dir: &Path) -> Result<Option<Round>, CheckpointError> {
+    let path = dir.join("round");
+    let Some(bytes) = read_file(&path)? else {
+        return Ok(None);
+    };
+    let Some(body) = checked(&bytes) else {
+        warn!(path = %path.display(), "the checkpoint's round file is damaged and not used");
+        return Ok(None);
+    };
+    let mut input = Input(body);
+    if input.array() != Some(ROUND_MAGIC) {
+        return Ok(None);
+    }
+    match input.u16() {
+        Some(VERSION) => {}
+        version => {
+            return Err(CheckpointError::Version {
+                path,
+                version: version.unwrap_or_default(),
+            });
+        }
+    }
+    let round = (|| {
+        let identity = input.identity()?;
+        let at = input.sequence()?;
+        Some(Round {
+            identity,
+            at,
+            bitmap: input.array()?,
+        })
+    })();
+    Ok(round)
+}
+
+/// tmp → fsync → rename → fsync of the folder: a reader finds the old file or the new one, whole.
+fn replace_file(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let tmp = path.with_extension("tmp");
+    let mut file = File::create(&tmp)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&tmp, path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// Appends the BLAKE3 of everything before it.
+fn seal(bytes: &mut Vec<u8>) {
+    let hash = blake3::hash(bytes);
+    bytes.extend(hash.as_bytes());
+}
+
+/// The bytes before the hash, if the hash is right.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
+    (blake3::hash(body).as_bytes() == hash).then_some(body)
+}
+
+fn read_shard_head(input: &mut Input<'_>) -> Option<(u16, Witness, Sequence)> {
+    let shard = input.u16()?;
+    let identity = input.identity()?;
+    let at = input.sequence()?;
+    let witness = Witness {
+        identity,
+        durable: input.sequence()?,
+        head_hash: input.array()?,
+        volume: input.u64()?,
+        length_bytes: input.u64()?,
+    };
+    Some((shard, witness, at))
+}
+
+fn count(rows: usize, out: &mut Vec<u8>) {
+    // A shard holds at most some ten thousand rows a map; the saturation can never be seen.
+    out.extend(u32::try_from(rows).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn write_rows(shard: &Shard, out: &mut Vec<u8>) {
+    count(shard.wallets.len(), out);
+    for (id, wallet) in &shard.wallets {
+        out.extend(id.uuid().as_bytes());
+        out.extend(wallet.ordinal.to_le_bytes());
+        out.extend(wallet.head.get().to_le_bytes());
+        out.extend(wallet.skip.get().to_le_bytes());
+        let accounts = wallet.accounts.as_slice();
+        // At most Currencies::COUNT_MAX accounts.
+        out.push(u8::try_from(accounts.len()).unwrap_or(u8::MAX));
+        for account in accounts {
+            out.extend(account.currency.tag().to_le_bytes());
+            out.extend(account.balance.get().to_le_bytes());
+            out.extend(account.held.get().to_le_bytes());
+            out.extend(account.overdraft_limit.get().to_le_bytes());
+            out.extend(account.updated_at.get().to_le_bytes());
+        }
+    }
+    count(shard.amended.len(), out);
+    for (created, row) in &shard.amended {
+        out.extend(created.get().to_le_bytes());
+        out.extend(row.last.get().to_le_bytes());
+        out.extend(row.ordinal.to_le_bytes());
+        out.push(status_tag(row.status));
+        out.extend(row.fraud_score.millionths().to_le_bytes());
+    }
+    count(shard.holds.len(), out);
+    for (created, hold) in &shard.holds {
+        out.extend(created.get().to_le_bytes());
+        out.extend(hold.transaction.0.as_bytes());
+        out.extend(hold.from.uuid().as_bytes());
+        out.extend(hold.to.uuid().as_bytes());
+        out.extend(hold.currency.tag().to_le_bytes());
+        out.extend(hold.amount.get().to_le_bytes());
+        out.extend(hold.expires_at.get().to_le_bytes());
+    }
+}
+
+/// Reads all rows into the books; `None` when the bytes end early or hold what cannot be.
+fn read_rows(input: &mut Input<'_>, books: &Books) -> Option<()> {
+    let mut rows = BooksWriter(books);
+    for _ in 0..input.u32()? {
+        let id = input.wallet()?;
+        let (ordinal, head, skip) = (input.u64()?, input.sequence()?, input.sequence()?);
+        let mut accounts = (0..input.u8()?).map(|_| {
+            Some(Account {
+                currency: Currency::from_tag(input.u16()?),
+                balance: input.minor()?,
+                held: input.minor()?,
+                overdraft_limit: input.minor()?,
+                updated_at: TimestampMs::new(input.u64()?),
+            })
+        });
+        let first = accounts.next()??;
+        let mut others = accounts.collect::<Option<Vec<Account>>>()?;
+        let accounts = if others.is_empty() {
+            Accounts::One(first)
+        } else {
+            others.insert(0, first);
+            Accounts::Many(others)
+        };
+        rows.put_wallet(
+            id,
+            Wallet {
+                ordinal,
+                head,
+                skip,
+                accounts,
+            },
+        );
+    }
+    for _ in 0..input.u32()? {
+        let created = input.sequence()?;
+        let row = Amended {
+            last: input.sequence()?,
+            ordinal: input.u32()?,
+            status: status_of_tag(input.u8()?)?,
+            fraud_score: FraudScore::from_millionths(input.u32()?)?,
+        };
+        rows.put_amended(created, row);
+    }
+    for _ in 0..input.u32()? {
+        let created = input.sequence()?;
+        let hold = Hold {
+            transaction: TransactionId(Uuid::from_bytes(input.array()?)),
+            from: input.wallet()?,
+            to: input.wallet()?,
+            currency: Currency::from_tag(input.u16()?),
+            amount: input.minor()?,
+            expires_at: TimestampMs::new(input.u64()?),
+        };
+        rows.put_hold(created, hold);
+    }
+    input.0.is_empty().then_some(())
+}
+
+const fn status_tag(status: Status) -> u8 {
+    match status {
+        Status::Pending => 1,
+        Status::Completed => 2,
+        Status::Failed => 3,
+        Status::Reversed => 4,
+    }
+}
+
+const fn status_of_tag(tag: u8) -> Option<Status> {
+    match tag {
+        1 => Some(Status::Pending),
+        2 => Some(Status::Completed),
+        3 => Some(Status::Failed),
+        4 => Some(Status::Reversed),
+        _ => None,
+    }
+}
+
+/// Little-endian fields from the front of a slice; `None` at its end.
+struct Input<'b>(&'b [u8]);
+
+impl Input<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn minor(&mut self) -> Option<MinorUnits> {
+        self.array().map(i64::from_le_bytes).map(MinorUnits::new)
+    }
+
+    fn sequence(&mut self) -> Option<Sequence> {
+        self.u64().map(Sequence::new)
+    }
+
+    fn wallet(&mut self) -> Option<WalletId> {
+        WalletId::new(Uuid::from_bytes(self.array()?))
+    }
+
+    fn identity(&mut self) -> Option<JournalIdentity> {
+        let journal_id = Uuid::from_bytes(self.array()?);
+        Some(JournalIdentity {
+            journal_id,
+            epoch: self.u32()?,
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! Who may pay whom: one thread decides, everyone else asks.
+//!
+//! `state.rs` has the rules, pure; `thread.rs` runs them, the only one that appends to the journal; `books.rs` is the
+//! durable view that queries read and `checkpoint.rs` writes out; `handle.rs` has the verbs for others, `query.rs`
+//! the questions. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
+
+mod books;
+mod checkpoint;
+mod command;
+mod config;
+mod error;
+mod handle;
+mod query;
+mod start;
+mod state;
+mod thread;
+mod time;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod start_tests;
+
+pub use checkpoint::{CheckpointError, Loaded};
+pub use command::{
+    AmendCommand, BatchItem, Change, Command, HoldSpec, MovementRequest, OpenWallet, Receipt, Reply,
+};
+pub use config::Config;
+pub use error::{QueryError, Refusal, Refused, SubmitError};
+pub use handle::LedgerHandle;
+pub use query::{BalanceView, HistoryPage, PendingPage, Queries, TransactionRecord, WalletStats};
+pub use start::{Ledger, LedgerStats, StartError};

@@ -1,0 +1,262 @@
+//! The ledger whole, on a real journal in a real folder: what it answered is there after every kind of restart.
+
+use super::{
+    BatchItem, Command, Config, Ledger, Loaded, MovementRequest, OpenWallet, Reply, SubmitError,
+};
+use crate::clock::{ManualClock, SharedClock};
+use crate::journal::{self, Journal, OpenOptions};
+use crate::metrics::Metrics;
+use crate::tasks::Supervisor;
+use crate::types::{Currencies, Currency, MinorUnits, Sequence, TimestampMs, WalletId};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+const USD: Currency = Currency::from_tag(1);
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn wallet(number: u128) -> WalletId {
+    WalletId::new(Uuid::from_u128(number + 1)).unwrap()
+}
+
+fn movement(from: u128, to: u128, amount: i64) -> MovementRequest {
+    MovementRequest {
+        from: wallet(from),
+        to: wallet(to),
+        currency: USD,
+        amount: MinorUnits::new(amount),
+        metadata: None,
+        hold: None,
+    }
+}
+
+struct Rig {
+    ledger: Ledger,
+    supervisor: Supervisor,
+}
+
+impl Rig {
+    /// Opens what is in `dir`, as the service does.
+    fn open(dir: &Path) -> Self {
+        let config = Config {
+            data_dir: dir.into(),
+            checkpoint_interval_ms: 1,
+            checkpoint_pace_ms: 0,
+            ..Config::default()
+        };
+        let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
+        let supervisor = Supervisor::new();
+        let loaded = Loaded::read(&config).unwrap();
+        let options = OpenOptions {
+            dev: false,
+            accept_dev_store: false,
+            currencies: Currencies::default(),
+            witnesses: loaded.witness().into_iter().collect(),
+        };
+        let journal_config = journal::Config::new(dir);
+        let journal =
+            Journal::open(&journal_config, options, Arc::clone(&clock), &supervisor).unwrap();
+        let metrics = Metrics::default();
+        let ledger = Ledger::start(config, loaded, journal, &clock, &metrics, &supervisor).unwrap();
+        Self { ledger, supervisor }
+    }
+
+    async fn submit(&self, command: Command) -> Result<Reply, SubmitError> {
+        self.ledger.handle().submit(command).await
+    }
+
+    async fn fill(&self, wallets: u128) {
+        for number in 0..wallets {
+            let opening = OpenWallet {
+                wallet: wallet(number),
+                currency: USD,
+                overdraft_limit: MinorUnits::ZERO,
+            };
+            self.submit(Command::OpenWallet(opening)).await.unwrap();
+            self.submit(Command::Issue(movement(0, number, 1_000)))
+                .await
+                .unwrap();
+        }
+    }
+
+    fn balances(&self, wallets: u128) -> Vec<i64> {
+        let queries = self.ledger.queries();
+        (0..wallets)
+            .map(|number| queries.balance(wallet(number), USD).balance.get())
+            .collect()
+    }
+
+    fn stop(mut self) {
+        self.supervisor.start_drain();
+        assert!(self.ledger.drain(PATIENCE));
+        self.ledger.close().unwrap();
+        assert_eq!(self.supervisor.failure(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn books_come_back_from_checkpoint_journal_or_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.fill(20).await;
+    for step in 0..200_u128 {
+        rig.submit(Command::Transfer(movement(step % 20, (step + 7) % 20, 1)))
+            .await
+            .unwrap();
+    }
+    let expected = rig.balances(20);
+    rig.stop();
+
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.balances(20), expected, "after an orderly stop");
+    rig.stop();
+
+    let files = || {
+        fs::read_dir(dir.path().join("checkpoint"))
+            .unwrap()
+            .map(|f| f.unwrap().path())
+    };
+    let shard = files().find(|path| !path.ends_with("round")).unwrap();
+    fs::remove_file(shard).unwrap();
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.balances(20), expected, "with a checkpoint file missing");
+    rig.stop();
+
+    let shard = files().find(|path| !path.ends_with("round")).unwrap();
+    let mut bytes = fs::read(&shard).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.balances(20), expected, "with a checkpoint file damaged");
+    rig.stop();
+
+    fs::remove_dir_all(dir.path().join("checkpoint")).unwrap();
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.balances(20), expected, "without a checkpoint");
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's clients are no tasks of the service"
+)]
+async fn concurrent_clients_get_sequences_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.fill(8).await;
+    let before = rig.ledger.queries().balance(wallet(0), USD).sequence.get();
+    let clients: Vec<_> = (0..16_u128)
+        .map(|number| {
+            let handle = rig.ledger.handle();
+            tokio::spawn(async move {
+                let mut sequences = Vec::new();
+                for step in 0..25 {
+                    let request = movement(number % 8, (number + 1 + step % 7) % 8, 1);
+                    let command = Command::Transfer(request);
+                    let Ok(Reply::Transaction(receipt)) = handle.submit(command).await else {
+                        panic!("a transfer was not answered");
+                    };
+                    sequences.push(receipt.sequence.get());
+                }
+                sequences
+            })
+        })
+        .collect();
+    let mut sequences = Vec::new();
+    for client in clients {
+        let told = client.await.unwrap();
+        assert!(told.is_sorted(), "one client's sequences rise");
+        sequences.extend(told);
+    }
+    sequences.sort_unstable();
+    let expected: Vec<u64> = (1..=400).map(|n| before + 4 * n).collect();
+    assert_eq!(sequences, expected);
+    assert_eq!(rig.balances(8).iter().sum::<i64>(), 8_000);
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_paged_by_cursor_and_by_offset_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.fill(3).await;
+    let items = (0..150)
+        .map(|_| BatchItem::Transfer(movement(0, 1, 1)))
+        .collect();
+    rig.submit(Command::Batch {
+        items,
+        atomic: true,
+    })
+    .await
+    .unwrap();
+    let queries = rig.ledger.queries();
+    let whole = queries.history(wallet(0), None, 0, 1_000).await.unwrap();
+    assert_eq!(
+        whole.transactions.len(),
+        151,
+        "150 transfers and the issuance"
+    );
+    assert_eq!(whole.next_before, None);
+    let newest_first = whole
+        .transactions
+        .is_sorted_by_key(|t| std::cmp::Reverse(t.created));
+    assert!(newest_first);
+    let mut paged = Vec::new();
+    let mut before = None;
+    loop {
+        let page = queries.history(wallet(0), before, 0, 40).await.unwrap();
+        paged.extend(page.transactions);
+        before = page.next_before;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, whole.transactions);
+    let offset = queries.history(wallet(0), None, 100, 10).await.unwrap();
+    assert_eq!(offset.transactions[..], whole.transactions[100..110]);
+    let foreign = queries
+        .history(wallet(2), Some(whole.transactions[0].created), 0, 10)
+        .await;
+    assert!(
+        matches!(foreign, Err(super::QueryError::InvalidCursor)),
+        "{foreign:?}"
+    );
+    let stats = queries
+        .stats(wallet(0), USD, TimestampMs::new(0))
+        .await
+        .unwrap();
+    assert_eq!((stats.total_count, stats.completed_count), (151, 151));
+    assert_eq!(stats.total_amount, 1_150);
+    let record = queries
+        .transaction(whole.transactions[3].id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.entries.len(), 1);
+    assert_eq!(record.created, whole.transactions[3].created);
+    let nothing = crate::types::TransactionId(Uuid::from_u128(42));
+    assert_eq!(queries.transaction(nothing).await.unwrap(), None);
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_ledger_refuses_and_records_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.fill(2).await;
+    rig.supervisor.start_drain();
+    let handle = rig.ledger.handle();
+    assert!(rig.ledger.drain(PATIENCE));
+    let refused = handle.submit(Command::Transfer(movement(0, 1, 1))).await;
+    assert!(
+        matches!(refused, Err(SubmitError::Unavailable)),
+        "{refused:?}"
+    );
+    let as_of = rig.ledger.queries().balance(wallet(0), USD).sequence;
+    assert_eq!(as_of, Sequence::new(8));
+    rig.ledger.close().unwrap();
+}

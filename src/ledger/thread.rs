@@ -1,0 +1,196 @@
+//! The one writer: take a group of commands, decide, commit, merge, answer.
+//!
+//! Nothing leaves this thread before the group's commit returned (I2): answers, refusals and the books all wait for it.
+//! A failed commit is final: everyone in the group hears that the outcome is unknown, and the process stops.
+
+use super::books::Books;
+use super::config::Config;
+use super::error::SubmitError;
+use super::handle::{Answer, Mailbox, Message, Places};
+use super::state::{Rules, State};
+use super::time::LedgerTime;
+use crate::clock::SharedClock;
+use crate::ids::IdCipher;
+use crate::journal::{Entry, Journal};
+use crate::metrics::Metrics;
+use crate::tasks::Supervisor;
+use crate::types::TimestampMs;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+/// How long the thread sleeps at most: bounds how late a hold expires when the wall clock is stepped.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// All that the thread owns.
+#[derive(Debug)]
+pub(super) struct LedgerThread {
+    pub(super) config: Config,
+    pub(super) journal: Journal,
+    pub(super) state: State,
+    pub(super) time: LedgerTime,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Metrics,
+    pub(super) supervisor: Supervisor,
+    pub(super) rx: Receiver<Message>,
+    pub(super) places: Arc<Places>,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// Whether the thread goes on after a group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Continue,
+    Drained,
+    Failed,
+}
+
+/// The waiters of the group in hand, with their answers.
+type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
+
+impl LedgerThread {
+    /// Works until drained or failed, then closes the mailbox and hands the journal back.
+    pub(super) fn run(mut self) -> Journal {
+        let mut next = Next::Continue;
+        while next == Next::Continue {
+            next = self.group();
+        }
+        self.places.close();
+        self.refuse_the_rest();
+        self.mailbox.close();
+        self.journal
+    }
+
+    fn group(&mut self) -> Next {
+        let first = match self.rx.recv_timeout(self.wait()) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Next::Drained,
+        };
+        let now = self.now();
+        let mut entries = Vec::new();
+        let mut answers = Answers::new();
+        self.state
+            .expire(now, self.config.group_entries_max, &mut entries);
+        let mut next = Next::Continue;
+        let mut message = first;
+        while let Some(taken) = message {
+            match taken {
+                Message::Command {
+                    command,
+                    cost_bytes,
+                    reply_tx,
+                } => {
+                    let answer = self.state.execute(command, now, &mut entries);
+                    self.places.give_back(cost_bytes);
+                    answers.push((reply_tx, answer));
+                }
+                Message::Drain => {
+                    next = Next::Drained;
+                    break;
+                }
+            }
+            message = if entries.len() < self.config.group_entries_max {
+                self.rx.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if !entries.is_empty() && !self.commit(entries) {
+            next = Next::Failed;
+            for (_, answer) in &mut answers {
+                *answer = Err(SubmitError::Unknown);
+            }
+        }
+        for (_, answer) in &answers {
+            if let Err(SubmitError::Refused(refused)) = answer {
+                self.metrics.observe_ledger_refusal(refused.refusal.code());
+            }
+        }
+        if !answers.is_empty() {
+            self.mailbox.post(&mut answers);
+        }
+        next
+    }
+
+    /// Whether the entries are durable and in the books.
+    fn commit(&mut self, entries: Vec<Entry>) -> bool {
+        match self.journal.commit(entries) {
+            Ok(group) => {
+                self.state.merge();
+                let timing = self.journal.last_commit();
+                let events = group.last().get() - group.first().previous().get();
+                let count = group.entries.len();
+                self.metrics.observe_commit(
+                    count,
+                    events,
+                    group.size_bytes,
+                    timing.write,
+                    timing.sync,
+                );
+                if let Some(took) = self.journal.take_rotation() {
+                    self.metrics.observe_rotation(took);
+                }
+                true
+            }
+            Err(cause) => {
+                error!(%cause, "a commit failed; nothing more is accepted");
+                self.places.fail();
+                self.supervisor
+                    .fail(&format!("the journal failed: {cause}"));
+                false
+            }
+        }
+    }
+
+    fn now(&mut self) -> TimestampMs {
+        let reading = self.time.read(self.clock.now(), self.clock.monotonic());
+        if let Some(ahead_ms) = reading.leap_began_ms {
+            let hold_ms = self.config.clock_jump_hold_ms;
+            warn!(
+                ahead_ms,
+                hold_ms, "the wall clock leapt ahead; it is followed if it stays there"
+            );
+        }
+        reading.at
+    }
+
+    /// Until the next hold expires, at most [`IDLE_WAIT`].
+    fn wait(&self) -> Duration {
+        let until_ms = self
+            .state
+            .next_expiry()
+            .map(|expires_at| expires_at.get().saturating_sub(self.clock.now().get()));
+        until_ms.map_or(IDLE_WAIT, |ms| Duration::from_millis(ms).min(IDLE_WAIT))
+    }
+
+    /// Commands that came in behind the drain: not recorded, and told so.
+    fn refuse_the_rest(&self) {
+        let mut answers: Answers = Vec::new();
+        while let Ok(message) = self.rx.try_recv() {
+            if let Message::Command {
+                cost_bytes,
+                reply_tx,
+                ..
+            } = message
+            {
+                self.places.give_back(cost_bytes);
+                answers.push((reply_tx, Err(SubmitError::Unavailable)));
+            }
+        }
+        self.mailbox.post(&mut answers);
+    }
+}
+
+/// The parts of the state that the settings decide.
+pub(super) fn state(config: &Config, books: Arc<Books>, journal: &Journal) -> State {
+    let rules = Rules {
+        open_holds_max: config.open_holds_max,
+        audit_entries_max: config.audit_entries_max,
+        opening_balances: config.opening_balances.clone(),
+    };
+    let ids = IdCipher::new(&journal.settings().id_key);
+    State::new(books, ids, rules, journal.durable())
+}
