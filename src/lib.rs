@@ -12,6 +12,7 @@ pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod money;
+pub mod pipeline;
 pub mod tasks;
 pub mod types;
 pub mod watermark;

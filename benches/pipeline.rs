@@ -1,0 +1,196 @@
+//! What Kafka costs: making an event's JSON, finding its partition, and shipping a journal that waits.
+//!
+//! `cargo bench --bench pipeline`. The brokers are librdkafka's mock cluster, in this process and without a disk: good
+//! to see the pipeline's own cost. `KAFKA_BROKERS=host:port cargo bench --bench pipeline` ships to real ones.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a bench that cannot go on has no result"
+)]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use echopay::clock::{SharedClock, SystemClock};
+use echopay::event::EventEncoder;
+use echopay::ids::IdCipher;
+use echopay::journal::entry::{ChainLink, Leg, Movement};
+use echopay::journal::{self, Body, Entry, Journal, JournalIdentity, OpenOptions};
+use echopay::metrics::Metrics;
+use echopay::pipeline::{self, PipelineState, Sources, partition_of};
+use echopay::tasks::Supervisor;
+use echopay::types::{Currencies, Currency, MinorUnits, Sequence, TimestampMs, WalletId};
+use rdkafka::mocking::MockCluster;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const EVENTS_A_TRANSFER: u64 = 4;
+const TRANSFERS_A_GROUP: u64 = 500;
+/// 100,000 events. The mock cluster keeps the last 5 MiB of a partition, which is enough to acknowledge all.
+const TRANSFERS_WAITING: u64 = 25_000;
+const PARTITIONS: u32 = 6;
+
+fn leg(wallet: u64) -> Leg {
+    Leg {
+        wallet: WalletId::new(Uuid::from_u128(u128::from(wallet) + 1)).unwrap(),
+        balance_after: MinorUnits::new(1_234_567),
+        held_after: MinorUnits::ZERO,
+        link: ChainLink::default(),
+    }
+}
+
+fn transfer(first: Sequence, at: TimestampMs, ids: &IdCipher, metadata: Option<&str>) -> Entry {
+    Entry {
+        first,
+        at,
+        idempotency: None,
+        batch: None,
+        body: Body::Transfer(Movement {
+            transaction: ids.transaction_id(first, at),
+            from: leg(first.get() % 1_000),
+            to: leg(1_000 + first.get() % 777),
+            currency: Currency::from_tag(1),
+            amount: MinorUnits::new(10_010),
+            metadata: metadata.map(Into::into),
+        }),
+    }
+}
+
+fn encode(c: &mut Criterion) {
+    let ids = IdCipher::new(b"0123456789abcdef");
+    let identity = JournalIdentity {
+        journal_id: Uuid::from_u128(7),
+        epoch: 1,
+    };
+    let at = TimestampMs::new(1_795_387_017_045);
+    let mut group = c.benchmark_group("encode");
+    group.throughput(Throughput::Elements(EVENTS_A_TRANSFER));
+    for (name, metadata) in [
+        ("none", None),
+        ("small", Some(r#"{"invoice":"2026-11-0042"}"#)),
+    ] {
+        let entry = transfer(Sequence::new(1_000_001), at, &ids, metadata);
+        let mut encoder = EventEncoder::new(identity, ids.clone(), Currencies::default());
+        let mut out = Vec::new();
+        group.bench_function(BenchmarkId::new("transfer/metadata", name), |b| {
+            b.iter(|| {
+                for event in black_box(&entry).events() {
+                    out.clear();
+                    encoder.encode(&event, &mut out);
+                    black_box(&out);
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+fn partition(c: &mut Criterion) {
+    let key = Uuid::from_u128(42).to_string();
+    let mut group = c.benchmark_group("partition");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("murmur2/key=uuid", |b| {
+        b.iter(|| partition_of(black_box(key.as_bytes()), PARTITIONS));
+    });
+    group.finish();
+}
+
+/// A journal with everything still to ship.
+fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -> Journal {
+    let options = OpenOptions {
+        dev: true,
+        accept_dev_store: false,
+        currencies: Currencies::default(),
+        witnesses: Vec::new(),
+    };
+    let config = journal::Config::new(dir.path());
+    let mut journal = Journal::open(&config, options, Arc::clone(clock), supervisor).unwrap();
+    let ids = IdCipher::new(&journal.settings().id_key);
+    for _ in 0..TRANSFERS_WAITING / TRANSFERS_A_GROUP {
+        let mut first = journal.durable().next();
+        let mut entries = Vec::new();
+        for _ in 0..TRANSFERS_A_GROUP {
+            entries.push(transfer(first, clock.now(), &ids, None));
+            first = first.plus(EVENTS_A_TRANSFER);
+        }
+        journal.commit(entries).unwrap();
+    }
+    journal
+}
+
+/// From "connected" until the last event is acknowledged: reading back, encoding, producing, acknowledging.
+fn catch_up(c: &mut Criterion) {
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let supervisor = Supervisor::new();
+    let dir = TempDir::new().unwrap();
+    let journal = filled_journal(&dir, &clock, &supervisor);
+    let mock = MockCluster::new(1).unwrap();
+    let real = real_brokers();
+    let mut topics = 0_u32;
+    let mut ship_once = |batch_size: u32| {
+        topics += 1;
+        let topic = format!("bench-{}-{topics}", std::process::id());
+        if real.is_none() {
+            mock.create_topic(&topic, i32::try_from(PARTITIONS).unwrap(), 1)
+                .unwrap();
+        }
+        // A cursor of its own each time, so that everything is to be shipped again.
+        let cursor_dir = TempDir::new().unwrap();
+        let config = pipeline::Config {
+            brokers: Some(real.clone().unwrap_or_else(|| mock.bootstrap_servers())),
+            topic,
+            batch_size,
+            ..pipeline::Config::default()
+        };
+        let sources = Sources {
+            data_dir: cursor_dir.path(),
+            cursor: None,
+            follow: &|after, bytes| journal.follow("pipeline", after, bytes),
+            reader: journal.reader(),
+            ids: IdCipher::new(&journal.settings().id_key),
+            currencies: Currencies::default(),
+            clock: Arc::clone(&clock),
+            metrics: Metrics::default(),
+            supervisor: &supervisor,
+        };
+        let (handle, stopper) = pipeline::start(config, sources).unwrap();
+        while handle.status().state != PipelineState::Running {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let begun = clock.monotonic();
+        while handle.status().published < journal.durable() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let took = clock.monotonic().saturating_sub(begun);
+        assert!(stopper.stop(Duration::from_secs(10)));
+        took
+    };
+    let mut group = c.benchmark_group("catch_up");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(TRANSFERS_WAITING * EVENTS_A_TRANSFER));
+    let to = if real_brokers().is_some() {
+        "real"
+    } else {
+        "mock"
+    };
+    for batch_size in [100, 1_000, 10_000] {
+        group.bench_function(format!("brokers={to}/batch={batch_size}"), |b| {
+            b.iter_custom(|times| (0..times).map(|_| ship_once(batch_size)).sum());
+        });
+    }
+    group.finish();
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how a bench is told which brokers to use"
+)]
+fn real_brokers() -> Option<String> {
+    std::env::var("KAFKA_BROKERS")
+        .ok()
+        .filter(|brokers| !brokers.is_empty())
+}
+
+criterion_group!(benches, encode, partition, catch_up);
+criterion_main!(benches);

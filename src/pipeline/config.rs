@@ -1,0 +1,241 @@
+//! Settings of the pipeline.
+
+use crate::journal::EventKind;
+
+/// Where events go, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Bootstrap brokers, `host:port,host:port`. Default none: nothing is shipped, events wait in the journal and go
+    /// out, from the first on, when brokers are configured later.
+    pub brokers: Option<String>,
+    /// Topic, 1–249 characters. Default `echopay.transactions`. Made when it is missing.
+    pub topic: String,
+    /// Partitions of a topic that is made; one that exists keeps its own number. Default 6, at most 10,000. Keys move
+    /// between partitions when the number changes, so a topic whose number differs from the cursor's is refused.
+    pub partitions: u32,
+    /// Replicas of a topic that is made. Default −1: as the brokers are set up.
+    pub replication: i32,
+    /// Longest time in milliseconds that an event waits for others to leave with. Default 10. Sets `linger.ms` 2 ms
+    /// below, which is what the way to the broker takes.
+    pub batch_window_ms: u32,
+    /// Records after which a partition's batch leaves before its window ends. Default 100. More saves CPU at the
+    /// broker while the pipeline catches up.
+    pub batch_size: u32,
+    /// Types of events that are shipped. Default the six of transactions and balances; `wallet.opened` and whatever
+    /// comes after it only when named. Others count as published, so that the cursor moves on.
+    pub event_types: Vec<EventKind>,
+    /// Properties of librdkafka, applied after the pipeline's own and so stronger. Default none. This is how TLS and
+    /// SASL are set up. Without `enable.idempotence` or `acks=all` an outage may cost records or their order.
+    pub overrides: Vec<(String, String)>,
+    /// Whether each record also carries the `CloudEvents` 1.0 attributes as headers. Default no: five more headers
+    /// halve what one core can produce.
+    pub cloudevents: bool,
+    /// What to do when the brokers are not the cursor's cluster, or the topic lost what it had. Default `None`: stop
+    /// shipping, say so, and go on taking writes. Matters only then; afterwards the cursor belongs to the new cluster.
+    pub on_new_cluster: Option<OnNewCluster>,
+    /// Longest time in milliseconds that a stop waits for acknowledgements. Default 5,000. What is left then is in
+    /// the journal and goes out after the next start.
+    pub drain_timeout_ms: u64,
+    /// Bytes of committed groups that may wait for the pipeline in memory. Default 16 MiB; beyond that it reads the
+    /// journal, and the ledger never waits.
+    pub queue_bytes: usize,
+    /// Longest time in milliseconds of one question to the brokers while connecting. Default 5,000.
+    pub request_timeout_ms: u64,
+    /// First pause in milliseconds after a failed connection; doubles up to [`Config::backoff_max_ms`]. Default 100.
+    pub backoff_ms: u64,
+    /// Longest pause in milliseconds between attempts to connect. Default 5,000.
+    pub backoff_max_ms: u64,
+    /// Shortest time in milliseconds between two writes of the cursor's file. Default 1,000. What was acknowledged
+    /// since the last is found in the partitions' tails.
+    pub cursor_interval_ms: u64,
+    /// Records remembered of those set aside. Default 256; the number of all is in the status.
+    pub quarantine_max: usize,
+}
+
+/// Transactions are another way to produce, and the brokers have a setting of their own.
+const RESERVED: [&str; 2] = ["transactional.id", "bootstrap.servers"];
+
+/// The operator's answer to a cluster or topic that does not have what the cursor says was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnNewCluster {
+    /// Ship everything that the journal has, from the beginning.
+    Reship,
+    /// Go on behind the cursor; the new topic lacks all before it.
+    Continue,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            topic: "echopay.transactions".into(),
+            partitions: 6,
+            replication: -1,
+            batch_window_ms: 10,
+            batch_size: 100,
+            event_types: vec![
+                EventKind::TransactionCreated,
+                EventKind::TransactionCompleted,
+                EventKind::TransactionFailed,
+                EventKind::TransactionReversed,
+                EventKind::FraudScoreUpdated,
+                EventKind::BalanceUpdated,
+            ],
+            overrides: Vec::new(),
+            cloudevents: false,
+            on_new_cluster: None,
+            drain_timeout_ms: 5_000,
+            queue_bytes: 16 << 20,
+            request_timeout_ms: 5_000,
+            backoff_ms: 100,
+            backoff_max_ms: 5_000,
+            cursor_interval_ms: 1_000,
+            quarantine_max: 256,
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A topic's name that Kafka would refuse.
+    #[error(
+        "kafka topic {0:?}: 1 to 249 characters of A–Z, a–z, 0–9, '.', '_' and '-' are allowed"
+    )]
+    Topic(String),
+    /// No partition, or far too many.
+    #[error("kafka partitions {0}: 1 to 10000 are allowed")]
+    Partitions(u32),
+    /// Neither a number of replicas nor −1.
+    #[error("kafka replication {0}: -1 (the brokers' default) or 1 to 32767 are allowed")]
+    Replication(i32),
+    /// A batch of none.
+    #[error("kafka batch size {0}: 1 to 1000000 are allowed")]
+    BatchSize(u32),
+    /// A window that makes events late.
+    #[error("kafka batch window {0} ms: at most 10000 are allowed")]
+    BatchWindow(u32),
+    /// Not `key=value`.
+    #[error("kafka config {0:?}: expected key=value")]
+    Override(String),
+    /// A property that the pipeline cannot work with.
+    #[error("kafka config {0}: the pipeline does not work with this property")]
+    Reserved(String),
+    /// A word that names no event type.
+    #[error("kafka event type {0:?} is unknown")]
+    EventType(String),
+}
+
+impl Config {
+    /// Most partitions a topic may have here: the cursor keeps a place for each.
+    pub const PARTITIONS_MAX: u32 = 10_000;
+
+    /// Checks all that can be checked without a broker.
+    ///
+    /// # Errors
+    /// [`ConfigError`], the first that is found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let name = self.topic.as_str();
+        if !(1..=249).contains(&name.len())
+            || matches!(name, "." | "..")
+            || !name.bytes().all(allowed)
+        {
+            return Err(ConfigError::Topic(self.topic.clone()));
+        }
+        if !(1..=Self::PARTITIONS_MAX).contains(&self.partitions) {
+            return Err(ConfigError::Partitions(self.partitions));
+        }
+        if self.replication != -1 && !(1..=32_767).contains(&self.replication) {
+            return Err(ConfigError::Replication(self.replication));
+        }
+        if !(1..=1_000_000).contains(&self.batch_size) {
+            return Err(ConfigError::BatchSize(self.batch_size));
+        }
+        if self.batch_window_ms > 10_000 {
+            return Err(ConfigError::BatchWindow(self.batch_window_ms));
+        }
+        let reserved = |key: &str| RESERVED.contains(&key);
+        match self.overrides.iter().find(|(key, _)| reserved(key)) {
+            Some((key, _)) => Err(ConfigError::Reserved(key.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether events of `kind` are shipped.
+    pub fn selects(&self, kind: EventKind) -> bool {
+        self.event_types.contains(&kind)
+    }
+
+    /// How long librdkafka gathers a batch: the window less what the way takes.
+    pub(super) fn linger_ms(&self) -> u32 {
+        self.batch_window_ms.saturating_sub(2)
+    }
+}
+
+/// Reads one `key=value` of [`Config::overrides`].
+///
+/// # Errors
+/// [`ConfigError::Override`].
+pub fn parse_override(text: &str) -> Result<(String, String), ConfigError> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.into())),
+        Some(_) | None => Err(ConfigError::Override(text.into())),
+    }
+}
+
+/// Reads a comma-separated list of event types for [`Config::event_types`].
+///
+/// # Errors
+/// [`ConfigError::EventType`].
+pub fn parse_event_types(text: &str) -> Result<Vec<EventKind>, ConfigError> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(|word| EventKind::parse(word).ok_or_else(|| ConfigError::EventType(word.into())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_ships_the_six_types_of_the_contract() {
+        let config = Config::default();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.linger_ms(), 8);
+        assert!(config.selects(EventKind::BalanceUpdated));
+        assert!(!config.selects(EventKind::WalletOpened));
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_with_their_name() {
+        let with = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(with(|c| c.topic = "a b".into()).contains("topic"));
+        assert!(with(|c| c.topic = "..".into()).contains("topic"));
+        assert!(with(|c| c.partitions = 0).contains("partitions"));
+        assert!(with(|c| c.replication = 0).contains("replication"));
+        assert!(with(|c| c.batch_size = 0).contains("batch size"));
+        assert!(with(|c| c.batch_window_ms = 60_000).contains("window"));
+        let transactional = with(|c| c.overrides.push(("transactional.id".into(), "x".into())));
+        assert!(transactional.contains("transactional.id"));
+    }
+
+    #[test]
+    fn overrides_and_event_types_are_read_from_text() {
+        let sasl = parse_override("sasl.password=a=b").unwrap();
+        assert_eq!(sasl, ("sasl.password".into(), "a=b".into()));
+        assert!(parse_override("nothing").is_err());
+        assert!(parse_override("=x").is_err());
+        assert_eq!(
+            parse_event_types("wallet.opened, balance.updated").unwrap(),
+            [EventKind::WalletOpened, EventKind::BalanceUpdated]
+        );
+        assert!(parse_event_types("wallet.closed").is_err());
+    }
+}

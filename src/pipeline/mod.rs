@@ -1,0 +1,37 @@
+//! Durable entries to Kafka, in order per key, sooner or later.
+//!
+//! One thread follows the journal, encodes each selected event once and hands it to a producer; what Kafka has
+//! acknowledged is a contiguous prefix of the journal, kept in the [`Cursor`]. Nobody waits for Kafka: while it is away
+//! the cursor stands still and the journal keeps the events. Any trouble has one answer: drop the producer, make
+//! another, read the last record of every partition, and go on from there.
+//!
+//! | file | has |
+//! | --- | --- |
+//! | `config.rs` | settings |
+//! | `handle.rs` | what others see and may ask |
+//! | `thread.rs` | the thread: connect, ship, rebuild, stop |
+//! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
+//! | `headers.rs` | a record's headers |
+//! | `acks.rs` | acknowledgements → contiguous prefix (pure) |
+//! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
+//! | `partition.rs` | key → partition, as Java does (pure) |
+//! | `cursor.rs` | the file |
+//! | `producer.rs`, `producer/` | the only door to rdkafka |
+
+mod acks;
+pub mod config;
+mod cursor;
+mod handle;
+mod headers;
+mod partition;
+mod producer;
+mod resume;
+mod session;
+mod thread;
+
+pub use acks::LastAck;
+pub use config::{Config, ConfigError, OnNewCluster};
+pub use cursor::{Cursor, CursorError, PartitionCursor};
+pub use handle::{PipelineHandle, PipelineState, PipelineStatus, PipelineStopper};
+pub use partition::{murmur2, partition_of};
+pub use thread::{PipelineError, Sources, start};

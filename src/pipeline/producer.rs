@@ -1,0 +1,468 @@
+//! The only door to rdkafka: a producer whose reports are gathered, and (in `topic.rs`) a look at what a topic holds.
+//!
+//! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
+//! since librdkafka goes on behind a failed record and would leave a hole.
+//!
+//! How it is polled matters (measured): `poll(d)` blocks for all of `d` while it serves the reports, and polling
+//! often costs a core. So a thread of its own calls `poll(100 ms)`, and reports are heard at once nevertheless.
+
+#[cfg(test)]
+mod tests;
+mod topic;
+
+pub(super) use topic::{Mark, Scout};
+
+use super::config::Config;
+use crate::clock::SharedClock;
+use crate::tasks::{OnExit, Supervisor};
+use crate::types::Sequence;
+use parking_lot::{Condvar, Mutex};
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tracing::debug;
+
+// A sequence travels through librdkafka as the record's opaque pointer.
+const _: () = assert!(usize::BITS >= 64);
+
+const POLL: Duration = Duration::from_millis(100);
+/// The range librdkafka allows for `message.max.bytes`.
+const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
+
+/// Something with the brokers did not work.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub(super) struct KafkaTrouble {
+    /// What was tried.
+    step: &'static str,
+    /// What librdkafka said.
+    reason: String,
+}
+
+impl KafkaTrouble {
+    fn new(step: &'static str, reason: impl fmt::Display) -> Self {
+        Self {
+            step,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// How to reach the brokers.
+#[derive(Clone)]
+pub(super) struct Brokers {
+    common: ClientConfig,
+    producing: ClientConfig,
+    limits_message_bytes: bool,
+    topic: String,
+    partitions: u32,
+    replication: i32,
+    request_timeout: Duration,
+    clock: SharedClock,
+}
+
+impl fmt::Debug for Brokers {
+    /// Without the properties: passwords stand among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Brokers")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Brokers {
+    /// Checks the properties; does not connect.
+    pub(super) fn new(
+        config: &Config,
+        brokers: &str,
+        clock: SharedClock,
+    ) -> Result<Self, KafkaTrouble> {
+        let mut common = ClientConfig::new();
+        common
+            .set_log_level(RDKafkaLogLevel::Info)
+            .set("bootstrap.servers", brokers)
+            .set("client.id", "echopay")
+            .set("socket.timeout.ms", "10000")
+            .set("reconnect.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "1000");
+        let mut producing = common.clone();
+        producing
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("max.in.flight.requests.per.connection", "5")
+            .set("linger.ms", config.linger_ms().to_string())
+            .set("batch.num.messages", config.batch_size.to_string())
+            .set("compression.type", "lz4")
+            .set("message.timeout.ms", "0")
+            .set("request.timeout.ms", "8000")
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536")
+            // Why so long: below it, a topic that is away for a moment fails records and leaves a hole. Above
+            // 2,147,483 librdkafka's product overflows and the protection vanishes.
+            .set("topic.metadata.propagation.max.ms", "2000000");
+        for (key, value) in &config.overrides {
+            common.set(key, value);
+            producing.set(key, value);
+        }
+        let native = producing.create_native_config();
+        native.map_err(|error| KafkaTrouble::new("kafka settings", error))?;
+        Ok(Self {
+            limits_message_bytes: !config
+                .overrides
+                .iter()
+                .any(|(key, _)| key == "message.max.bytes"),
+            common,
+            producing,
+            topic: config.topic.clone(),
+            partitions: config.partitions,
+            replication: config.replication,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+            clock,
+        })
+    }
+
+    /// A connection that looks and never writes, but for the topic that it makes when asked.
+    pub(super) fn scout(&self) -> Result<Scout, KafkaTrouble> {
+        Scout::new(self)
+    }
+
+    /// A producer. `message_bytes_max` is the topic's limit where it is known; `one_by_one` sends each record alone,
+    /// so that a refused one is known by itself. `wake` is called when a first report has come.
+    pub(super) fn link(
+        &self,
+        message_bytes_max: Option<u64>,
+        one_by_one: bool,
+        wake: Arc<dyn Fn() + Send + Sync>,
+        supervisor: &Supervisor,
+    ) -> Result<Link, KafkaTrouble> {
+        let mut config = self.producing.clone();
+        if let Some(limit) = message_bytes_max.filter(|_| self.limits_message_bytes) {
+            let limit = limit.clamp(*MESSAGE_BYTES.start(), *MESSAGE_BYTES.end());
+            config.set("message.max.bytes", limit.to_string());
+        }
+        if one_by_one {
+            config.set("batch.num.messages", "1");
+        }
+        let inbox = Arc::new(Inbox {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            wake,
+        });
+        let context = Reports {
+            inbox: Arc::clone(&inbox),
+        };
+        let producer: BaseProducer<Reports> = config
+            .create_with_context(context)
+            .map_err(|error| KafkaTrouble::new("kafka producer", error))?;
+        let producer = Arc::new(producer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = Poller {
+            producer: Arc::clone(&producer),
+            stop: Arc::clone(&stop),
+            inbox: Arc::clone(&inbox),
+        };
+        let thread = supervisor
+            .spawn_thread("kafka-poll", OnExit::Continue, move || poller.run())
+            .map_err(|error| KafkaTrouble::new("kafka poll thread", error))?;
+        let (producer, thread, topic) = (Some(producer), Some(thread), self.topic.clone());
+        Ok(Link {
+            producer,
+            inbox,
+            stop,
+            thread,
+            topic,
+        })
+    }
+}
+
+/// A record to send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outgoing<'r> {
+    pub(super) partition: u32,
+    pub(super) sequence: Sequence,
+    pub(super) key: &'r [u8],
+    pub(super) payload: &'r [u8],
+    pub(super) headers: &'r [(&'static str, &'r [u8])],
+}
+
+/// A record was not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum SendError {
+    /// The queue is full: wait for reports, then send the same record again.
+    Full,
+    /// The record is larger than the topic takes. Nothing else happened; others can be sent.
+    TooLarge,
+    /// The producer is of no more use.
+    Broken(String),
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Report {
+    pub(super) partition: u32,
+    pub(super) sequence: Sequence,
+    pub(super) outcome: Outcome,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// It is in the log, at this offset (negative when the broker did not say).
+    Acknowledged { offset: i64 },
+    /// It is not in the log. `for_good`: nor will it ever be, whoever sends it.
+    Refused { for_good: bool },
+    /// It may be in the log: the tail will tell.
+    Unknown,
+}
+
+/// One producer's life, with the thread that polls it.
+pub(super) struct Link {
+    /// `None` once closed.
+    producer: Option<Arc<BaseProducer<Reports>>>,
+    inbox: Arc<Inbox>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    topic: String,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Hands a record over; it leaves with the next batch. Never blocks.
+    pub(super) fn send(&self, record: &Outgoing<'_>) -> Result<(), SendError> {
+        let broken = |reason: &dyn fmt::Display| SendError::Broken(reason.to_string());
+        let producer = self.producer.as_ref().ok_or_else(|| broken(&"closed"))?;
+        let opaque = usize::try_from(record.sequence.get()).map_err(|e| broken(&e))?;
+        let partition = i32::try_from(record.partition).map_err(|e| broken(&e))?;
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(*value),
+            });
+        }
+        let outgoing = BaseRecord::with_opaque_to(&self.topic, opaque)
+            .partition(partition)
+            .key(record.key)
+            .payload(record.payload)
+            .headers(headers);
+        producer.send(outgoing).map_err(|(error, _)| match error {
+            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::Full,
+            KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                SendError::TooLarge
+            }
+            other => broken(&other),
+        })
+    }
+
+    /// Swaps the gathered reports into `into`, which is emptied before. Their number is bounded by the producer's
+    /// queue: one report a record.
+    pub(super) fn take_reports(&self, into: &mut Vec<Report>) {
+        into.clear();
+        std::mem::swap(&mut self.inbox.state.lock().reports, into);
+    }
+
+    /// Waits until there is a report, at most `timeout`.
+    pub(super) fn wait_for_reports(&self, timeout: Duration) {
+        let mut state = self.inbox.state.lock();
+        if state.reports.is_empty() && state.broken.is_none() {
+            self.inbox.arrived.wait_for(&mut state, timeout);
+        }
+    }
+
+    /// Why this producer is of no more use, once it is.
+    pub(super) fn broken(&self) -> Option<String> {
+        self.inbox.state.lock().broken.clone()
+    }
+
+    /// The newest trouble that librdkafka works on by itself, told once.
+    pub(super) fn take_notice(&self) -> Option<String> {
+        self.inbox.state.lock().notice.take()
+    }
+
+    /// The cluster's id as of the last answer of a broker. librdkafka caches it, and each question leaks the few
+    /// bytes of the text: ask every few seconds, not in a loop.
+    pub(super) fn cluster_id(&self) -> Option<String> {
+        cluster_id(self.producer.as_ref()?.client(), Duration::from_millis(200))
+    }
+
+    /// Drops the producer with all that it still has, in about half a second, and gives the last reports. What it
+    /// had sent may still arrive.
+    pub(super) fn close(&mut self) -> Vec<Report> {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic was logged by the supervisor, and the inbox tells that there is no thread any more.
+            drop(thread.join());
+        }
+        // The last owner: this purges and reports what was purged.
+        self.producer = None;
+        std::mem::take(&mut self.inbox.state.lock().reports)
+    }
+}
+
+/// Where librdkafka's callbacks put what they hear.
+struct Inbox {
+    state: Mutex<InboxState>,
+    arrived: Condvar,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct InboxState {
+    reports: Vec<Report>,
+    broken: Option<String>,
+    notice: Option<String>,
+}
+
+impl Inbox {
+    /// `broken` in the same breath: who hears of the one finds the other.
+    fn report(&self, report: Report, broken: Option<String>) {
+        let first = {
+            let mut state = self.state.lock();
+            state.reports.push(report);
+            if state.broken.is_none() {
+                state.broken = broken;
+            }
+            state.reports.len() == 1
+        };
+        if first {
+            self.tell();
+        }
+    }
+
+    fn break_with(&self, reason: String) {
+        self.state.lock().broken.get_or_insert(reason);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.arrived.notify_all();
+        (self.wake)();
+    }
+}
+
+struct Poller {
+    producer: Arc<BaseProducer<Reports>>,
+    stop: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.producer.poll(POLL);
+        }
+    }
+}
+
+/// Without this thread no report would ever come: whoever waits for one has to hear of its end.
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.inbox.break_with("the poll thread ended".into());
+    }
+}
+
+/// The producer's callbacks. They run on the poll thread.
+struct Reports {
+    inbox: Arc<Inbox>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    /// Called twice for each error (rdkafka 0.39), so nothing is counted here.
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.inbox.break_with(format!("fatal: {reason}"));
+        } else {
+            self.inbox.state.lock().notice = Some(format!("{error}: {reason}"));
+        }
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+        let (message, outcome, broken) = match result {
+            Ok(message) => (
+                message,
+                Outcome::Acknowledged {
+                    offset: message.offset(),
+                },
+                None,
+            ),
+            Err((error, message)) => {
+                let outcome = outcome_of(error.rdkafka_error_code());
+                let refused = matches!(outcome, Outcome::Refused { .. });
+                let broken = refused.then(|| format!("record {sequence} failed: {error}"));
+                (message, outcome, broken)
+            }
+        };
+        // A partition that is no number of ours fits nothing that was sent, which is noticed there.
+        let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
+        let sequence = Sequence::new(u64::try_from(sequence).unwrap_or(u64::MAX));
+        self.inbox.report(
+            Report {
+                partition,
+                sequence,
+                outcome,
+            },
+            broken,
+        );
+    }
+}
+
+fn outcome_of(code: Option<RDKafkaErrorCode>) -> Outcome {
+    match code {
+        // Purged on our own wish, or in flight when the connection went: it may have arrived.
+        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => Outcome::Unknown,
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::MessageBatchTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidTimestamp,
+        ) => Outcome::Refused { for_good: true },
+        Some(_) | None => Outcome::Refused { for_good: false },
+    }
+}
+
+/// The callbacks of clients that do not produce.
+#[derive(Debug)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "kafka");
+    }
+}
+
+/// librdkafka tells each attempt to reconnect; what an operator has to know, the pipeline tells once.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    debug!(?level, facility, message, "librdkafka");
+}
+
+fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Option<String> {
+    client.fetch_cluster_id(timeout)
+}

@@ -1,0 +1,516 @@
+//! What a topic holds: its partitions, its limits, the last record of ours in each partition. Makes it when missing.
+
+use super::{Brokers, KafkaTrouble, Quiet, cluster_id};
+use crate::clock::SharedClock;
+use crate::journal::JournalIdentity;
+use crate::pipeline::acks::LastAck;
+use crate::pipeline::resume::{AtCursor, Found, Tail};
+use crate::types::Sequence;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::borrow::Cow;
+use std::future::Future;
+use std::time::Duration;
+use tracing::info;
+
+impl ConsumerContext for Quiet {}
+
+/// How far back a partition is searched for a record of ours when the cursor does not tell where one is.
+const SEARCH_RECORDS_MAX: i64 = 262_144;
+/// By how much each step of the search reaches further back than the one before.
+const SEARCH_FACTOR: i64 = 8;
+
+/// What the cursor says of a partition: offset and sequence of the newest acknowledged record.
+pub(in crate::pipeline) type Mark = LastAck;
+
+/// A connection that looks.
+pub(in crate::pipeline) struct Scout {
+    brokers: Brokers,
+    consumer: BaseConsumer<Quiet>,
+}
+
+impl std::fmt::Debug for Scout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scout")
+            .field("brokers", &self.brokers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The fields of an event that tell whose it is.
+#[derive(serde::Deserialize)]
+struct Stamp<'p> {
+    sequence: u64,
+    #[serde(borrow)]
+    journal: Cow<'p, str>,
+}
+
+/// Whose a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    Ours(Sequence),
+    OtherEpoch(u32),
+    Stranger,
+}
+
+/// The search in one partition.
+#[derive(Debug)]
+struct Search {
+    partition: i32,
+    low: i64,
+    high: i64,
+    /// Nothing below needs to be read.
+    floor: i64,
+    /// The stretch now read: from, inclusive, to, exclusive.
+    from: i64,
+    to: i64,
+    reading: bool,
+    newest: Option<LastAck>,
+    other_epoch: Option<u32>,
+}
+
+impl Scout {
+    pub(super) fn new(brokers: &Brokers) -> Result<Self, KafkaTrouble> {
+        let mut config = brokers.common.clone();
+        // After the operator's own, since looking depends on them. No group is ever joined.
+        config
+            .set("group.id", "echopay-tail")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "50");
+        let consumer = config
+            .create_with_context(Quiet)
+            .map_err(|error| KafkaTrouble::new("kafka consumer", error))?;
+        Ok(Self {
+            brokers: brokers.clone(),
+            consumer,
+        })
+    }
+
+    /// The number of the topic's partitions; makes the topic when it is missing.
+    pub(in crate::pipeline) fn partitions(&self) -> Result<u32, KafkaTrouble> {
+        if let Some(count) = self.look()? {
+            return Ok(count);
+        }
+        self.create()?;
+        // A topic just made shows up piece by piece: first nothing, then partitions without a leader.
+        let clock = &self.brokers.clock;
+        let deadline = clock.monotonic() + self.brokers.request_timeout;
+        loop {
+            let looked = self.look();
+            if let Ok(Some(count)) = looked {
+                return Ok(count);
+            }
+            if clock.monotonic() >= deadline {
+                let hidden =
+                    KafkaTrouble::new("kafka topic", "made, but the brokers do not show it");
+                return Err(looked.err().unwrap_or(hidden));
+            }
+            // Waits without a sleep of our own; nothing is assigned, so nothing comes.
+            drop(self.consumer.poll(Duration::from_millis(50)));
+        }
+    }
+
+    fn look(&self) -> Result<Option<u32>, KafkaTrouble> {
+        let trouble = |reason: &dyn std::fmt::Display| KafkaTrouble::new("kafka metadata", reason);
+        let name = self.brokers.topic.as_str();
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(name), self.brokers.request_timeout)
+            .map_err(|error| trouble(&error))?;
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+            return Ok(None);
+        };
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Ok(None);
+            }
+            Some(other) => return Err(trouble(&other)),
+        }
+        let mut count = 0u32;
+        for partition in topic.partitions() {
+            if let Some(error) = partition.error() {
+                return Err(trouble(&RDKafkaErrorCode::from(error)));
+            }
+            if partition.leader() < 0 {
+                return Err(trouble(&"a partition has no leader yet"));
+            }
+            count += 1;
+        }
+        Ok(Some(count).filter(|count| *count > 0))
+    }
+
+    fn create(&self) -> Result<(), KafkaTrouble> {
+        let trouble = |reason: &dyn std::fmt::Display| KafkaTrouble::new("kafka topic", reason);
+        let name = self.brokers.topic.as_str();
+        let partitions = i32::try_from(self.brokers.partitions).map_err(|e| trouble(&e))?;
+        let replication = TopicReplication::Fixed(self.brokers.replication);
+        let topic = NewTopic::new(name, partitions, replication);
+        let admin = self.admin()?;
+        let results = block_on(admin.create_topics([&topic], &self.options()))?
+            .map_err(|error| trouble(&error))?;
+        for result in results {
+            match result {
+                Ok(_) => info!(topic = name, partitions, "kafka topic made"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(trouble(&code)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest batch that the topic takes, in bytes; `None` when the brokers do not tell (it needs a right).
+    pub(in crate::pipeline) fn message_bytes_max(&self) -> Option<u64> {
+        let admin = self.admin().ok()?;
+        let topic = ResourceSpecifier::Topic(&self.brokers.topic);
+        let results = block_on(admin.describe_configs([&topic], &self.options()))
+            .ok()?
+            .ok()?;
+        let limit = results.into_iter().next()?.ok()?;
+        limit
+            .get("max.message.bytes")?
+            .value
+            .as_deref()?
+            .parse()
+            .ok()
+    }
+
+    fn admin(&self) -> Result<AdminClient<Quiet>, KafkaTrouble> {
+        let created = self.brokers.common.create_with_context(Quiet);
+        created.map_err(|error| KafkaTrouble::new("kafka admin client", error))
+    }
+
+    fn options(&self) -> AdminOptions {
+        let timeout = self.brokers.request_timeout;
+        AdminOptions::new()
+            .request_timeout(Some(timeout))
+            .operation_timeout(Some(timeout))
+    }
+
+    /// What the topic holds, `marks` being what the cursor says of each partition (empty without one).
+    pub(in crate::pipeline) fn found(
+        &self,
+        partitions: u32,
+        marks: &[Mark],
+        identity: JournalIdentity,
+    ) -> Result<Found, KafkaTrouble> {
+        let mut searches = self.searches(partitions, marks)?;
+        let at_cursor = self.compare(&searches, marks, identity)?;
+        while searches.iter().any(|search| search.reading) {
+            self.read_stretches(&mut searches, identity)?;
+            for search in searches.iter_mut().filter(|search| search.reading) {
+                search.step_back();
+            }
+        }
+        let tails = searches
+            .into_iter()
+            .zip(at_cursor)
+            .map(|(search, at_cursor)| Tail {
+                high: search.high,
+                newest: search.newest,
+                other_epoch: search.other_epoch,
+                at_cursor,
+            });
+        Ok(Found {
+            cluster_id: cluster_id(self.consumer.client(), self.brokers.request_timeout),
+            tails: tails.collect(),
+        })
+    }
+
+    fn searches(&self, partitions: u32, marks: &[Mark]) -> Result<Vec<Search>, KafkaTrouble> {
+        let count = i32::try_from(partitions)
+            .map_err(|error| KafkaTrouble::new("kafka partitions", error))?;
+        let mut searches = Vec::new();
+        for (partition, mark) in
+            (0..count).zip(marks.iter().map(Some).chain(std::iter::repeat(None)))
+        {
+            let (low, high) = self
+                .consumer
+                .fetch_watermarks(&self.brokers.topic, partition, self.brokers.request_timeout)
+                .map_err(|error| KafkaTrouble::new("kafka offsets", error))?;
+            let known = mark
+                .and_then(|mark| mark.offset)
+                .filter(|at| (low..high).contains(at));
+            let floor = known.unwrap_or(low.max(high.saturating_sub(SEARCH_RECORDS_MAX)));
+            let from = floor.max(high - 1);
+            searches.push(Search {
+                partition,
+                low,
+                high,
+                floor,
+                from,
+                to: high,
+                reading: low < high,
+                newest: None,
+                other_epoch: None,
+            });
+        }
+        Ok(searches)
+    }
+
+    /// Whether the cursor's records stand where it says.
+    fn compare(
+        &self,
+        searches: &[Search],
+        marks: &[Mark],
+        identity: JournalIdentity,
+    ) -> Result<Vec<AtCursor>, KafkaTrouble> {
+        let mut answers = vec![AtCursor::Unknown; searches.len()];
+        let mut asked: Vec<(i32, i64)> = Vec::new();
+        for (search, mark) in searches.iter().zip(marks) {
+            if let Some(offset) = mark.offset
+                && (search.low..search.high).contains(&offset)
+                && !mark.sequence.is_origin()
+            {
+                asked.push((search.partition, offset));
+            }
+        }
+        let mut waiting = asked.clone();
+        self.read(&asked, |partition, record| {
+            if let Some(at) = waiting.iter().position(|(p, _)| *p == partition) {
+                let (_, offset) = waiting.swap_remove(at);
+                let index = usize::try_from(partition).ok();
+                if let (Some((found, payload)), Some(index)) = (record, index)
+                    && let (Some(answer), Some(mark)) = (answers.get_mut(index), marks.get(index))
+                    && found == offset
+                {
+                    let same = owner(payload, identity) == Owner::Ours(mark.sequence);
+                    *answer = if same {
+                        AtCursor::Same
+                    } else {
+                        AtCursor::Other
+                    };
+                }
+            }
+            waiting.is_empty()
+        })?;
+        Ok(answers)
+    }
+
+    fn read_stretches(
+        &self,
+        searches: &mut [Search],
+        identity: JournalIdentity,
+    ) -> Result<(), KafkaTrouble> {
+        let starts: Vec<(i32, i64)> = searches
+            .iter()
+            .filter(|search| search.reading)
+            .map(|search| (search.partition, search.from))
+            .collect();
+        let mut waiting = starts
+            .iter()
+            .map(|(partition, _)| *partition)
+            .collect::<Vec<_>>();
+        self.read(&starts, |partition, record| {
+            let search = searches
+                .iter_mut()
+                .find(|search| search.partition == partition);
+            let done = match (search, record) {
+                (Some(search), Some((offset, payload))) => {
+                    search.note(offset, owner(payload, identity));
+                    offset + 1 >= search.to
+                }
+                (_, None) => true,
+                (None, Some(_)) => false,
+            };
+            if done {
+                waiting.retain(|p| *p != partition);
+            }
+            waiting.is_empty()
+        })
+    }
+
+    /// Reads from `starts` on (partition, offset) and gives each record (offset and payload), or `None` at a
+    /// partition's end, until `take` says that it has enough.
+    fn read(
+        &self,
+        starts: &[(i32, i64)],
+        mut take: impl FnMut(i32, Option<(i64, &[u8])>) -> bool,
+    ) -> Result<(), KafkaTrouble> {
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let trouble = |error: KafkaError| KafkaTrouble::new("kafka read", error);
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (partition, offset) in starts {
+            list.add_partition_offset(&self.brokers.topic, *partition, Offset::Offset(*offset))
+                .map_err(trouble)?;
+        }
+        self.consumer.assign(&list).map_err(trouble)?;
+        let clock: &SharedClock = &self.brokers.clock;
+        let mut deadline = clock.monotonic() + self.brokers.request_timeout;
+        let mut last_error = None;
+        loop {
+            let enough = match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
+                    deadline = clock.monotonic() + self.brokers.request_timeout;
+                    take(
+                        record.partition(),
+                        Some((record.offset(), record.payload().unwrap_or(&[]))),
+                    )
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => take(partition, None),
+                Some(Err(error)) => {
+                    // librdkafka goes on by itself; should it not, the deadline tells.
+                    last_error = Some(error);
+                    false
+                }
+                None => false,
+            };
+            if enough {
+                return self.consumer.unassign().map_err(trouble);
+            }
+            if clock.monotonic() >= deadline {
+                let reason = last_error.map_or("no answer".into(), |error| error.to_string());
+                return Err(KafkaTrouble::new("kafka read", reason));
+            }
+        }
+    }
+}
+
+impl Search {
+    fn note(&mut self, offset: i64, owner: Owner) {
+        if !(self.from..self.to).contains(&offset) {
+            return;
+        }
+        match owner {
+            // The last in the log, not the highest: what was shipped again stands behind what it repeats.
+            Owner::Ours(sequence) => {
+                self.newest = Some(LastAck {
+                    offset: Some(offset),
+                    sequence,
+                });
+            }
+            Owner::OtherEpoch(epoch) => self.other_epoch = Some(epoch),
+            Owner::Stranger => {}
+        }
+    }
+
+    fn step_back(&mut self) {
+        if self.newest.is_some() || self.from <= self.floor {
+            self.reading = false;
+            return;
+        }
+        let reach = (self.high - self.from).saturating_mul(SEARCH_FACTOR);
+        self.to = self.from;
+        self.from = self.floor.max(self.high.saturating_sub(reach));
+    }
+}
+
+fn owner(payload: &[u8], identity: JournalIdentity) -> Owner {
+    let Ok(stamp) = serde_json::from_slice::<Stamp<'_>>(payload) else {
+        return Owner::Stranger;
+    };
+    let Some((id, epoch)) = stamp.journal.split_once('/') else {
+        return Owner::Stranger;
+    };
+    match (uuid::Uuid::try_parse(id), epoch.parse::<u32>()) {
+        (Ok(id), Ok(epoch)) if id == identity.journal_id => {
+            if epoch == identity.epoch {
+                Owner::Ours(Sequence::new(stamp.sequence))
+            } else {
+                Owner::OtherEpoch(epoch)
+            }
+        }
+        (Ok(_) | Err(_), _) => Owner::Stranger,
+    }
+}
+
+/// Admin requests are futures; this thread has nothing else to do meanwhile, and each ends by its own time-out.
+fn block_on<F: Future>(future: F) -> Result<F::Output, KafkaTrouble> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|error| KafkaTrouble::new("runtime for an admin request", error))?;
+    Ok(runtime.block_on(future))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_whose_it_is() {
+        let identity = JournalIdentity {
+            journal_id: uuid::Uuid::from_u128(7),
+            epoch: 2,
+        };
+        let stamped =
+            |journal: &str| format!(r#"{{"id":1,"sequence":9,"journal":"{journal}","x":{{}}}}"#);
+        let ours = stamped(&identity.to_string());
+        assert_eq!(
+            owner(ours.as_bytes(), identity),
+            Owner::Ours(Sequence::new(9))
+        );
+        let before = stamped(
+            &JournalIdentity {
+                epoch: 1,
+                ..identity
+            }
+            .to_string(),
+        );
+        assert_eq!(owner(before.as_bytes(), identity), Owner::OtherEpoch(1));
+        let other = JournalIdentity {
+            journal_id: uuid::Uuid::from_u128(8),
+            epoch: 2,
+        };
+        assert_eq!(
+            owner(stamped(&other.to_string()).as_bytes(), identity),
+            Owner::Stranger
+        );
+        assert_eq!(owner(b"\xff", identity), Owner::Stranger);
+        assert_eq!(owner(br#"{"sequence":1}"#, identity), Owner::Stranger);
+    }
+
+    #[test]
+    fn a_search_reaches_back_in_growing_steps_and_stops_at_its_floor() {
+        let mut search = Search {
+            partition: 0,
+            low: 0,
+            high: 100,
+            floor: 3,
+            from: 99,
+            to: 100,
+            reading: true,
+            newest: None,
+            other_epoch: None,
+        };
+        let mut stretches = Vec::new();
+        while search.reading {
+            stretches.push((search.from, search.to));
+            search.step_back();
+        }
+        assert_eq!(stretches, [(99, 100), (92, 99), (36, 92), (3, 36)]);
+    }
+
+    #[test]
+    fn the_last_record_in_the_log_counts_not_the_highest() {
+        let mut search = Search {
+            partition: 0,
+            low: 0,
+            high: 10,
+            floor: 0,
+            from: 0,
+            to: 10,
+            reading: true,
+            newest: None,
+            other_epoch: None,
+        };
+        search.note(3, Owner::Ours(Sequence::new(20)));
+        search.note(4, Owner::Ours(Sequence::new(11)));
+        search.note(12, Owner::Ours(Sequence::new(30)));
+        assert_eq!(
+            search.newest,
+            Some(LastAck {
+                offset: Some(4),
+                sequence: Sequence::new(11)
+            })
+        );
+    }
+}

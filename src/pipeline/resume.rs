@@ -1,0 +1,551 @@
+//! Where to go on, from what the cursor says and what the topic holds. Pure: no broker, no file.
+//!
+//! ```text
+//! published (cursor)        have[p]: newest own record in partition p
+//!        |   p0 ........ 17 |
+//!  ... 12|   p1 .... 14     |        resume behind max(12, min(17, 14, 19)) = 14;
+//!        |   p2 .......... 19        skip p0 up to 17 and p2 up to 19: they are there
+//! ```
+
+use super::acks::LastAck;
+use super::config::OnNewCluster;
+use super::cursor::Cursor;
+use crate::journal::JournalIdentity;
+use crate::types::Sequence;
+
+/// What a topic holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// The cluster's id, where the brokers tell one.
+    pub(super) cluster_id: Option<String>,
+    /// One for each partition.
+    pub(super) tails: Vec<Tail>,
+}
+
+/// What one partition holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Tail {
+    /// Offset of the next record.
+    pub(super) high: i64,
+    /// The last record of this journal in the log; `None` when none was found.
+    pub(super) newest: Option<LastAck>,
+    /// The epoch of the last record of this journal's other epochs, where one was seen.
+    pub(super) other_epoch: Option<u32>,
+    /// What stands where the cursor says that our newest acknowledged record is.
+    pub(super) at_cursor: AtCursor,
+}
+
+/// What stands at the cursor's offset of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum AtCursor {
+    /// The cursor has no offset there, or the record has been deleted by retention or compaction.
+    #[default]
+    Unknown,
+    /// The record that the cursor remembers.
+    Same,
+    /// Another: the topic was made anew.
+    Other,
+}
+
+/// Where to go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    /// Everything up to here needs no sending.
+    pub(super) after: Sequence,
+    /// For each partition: its records up to here are there.
+    pub(super) have: Vec<Sequence>,
+    /// For each partition: the newest record that counts as acknowledged.
+    pub(super) last: Vec<LastAck>,
+    /// Records up to here may be in the topic although they are sent.
+    pub(super) repeats_to: Sequence,
+    /// Whether the operator's answer was needed: the cursor has to be stored before anything is sent, so that the
+    /// answer is not used again.
+    pub(super) adopted: bool,
+}
+
+/// The topic is not what the cursor says, so going on would leave a hole or break the order.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Difference {
+    #[error("the cursor belongs to topic {expected}, not to {found}")]
+    Topic { expected: String, found: String },
+    #[error("the cursor belongs to cluster {expected}, the brokers are cluster {found}")]
+    Cluster { expected: String, found: String },
+    #[error(
+        "the topic has {found} partitions, the cursor {expected}: keys would move and lose their order"
+    )]
+    Partitions { expected: usize, found: usize },
+    #[error(
+        "partition {partition} lost records: it ends before offset {end}, offset {acknowledged} was acknowledged"
+    )]
+    LostRecords {
+        partition: usize,
+        end: i64,
+        acknowledged: i64,
+    },
+    #[error(
+        "partition {partition} holds another record at offset {offset} than was acknowledged there"
+    )]
+    OtherRecord { partition: usize, offset: i64 },
+    #[error(
+        "the topic holds this journal's epoch {found}; this is epoch {epoch}, restored or imported since"
+    )]
+    Epoch { epoch: u32, found: u32 },
+    #[error("events from {wanted} on are not in Kafka, but the journal starts at {oldest}")]
+    Archived { wanted: Sequence, oldest: Sequence },
+}
+
+/// The pipeline may not go on by itself.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The operator can decide.
+    #[error("{0}; decide with --kafka-on-new-cluster reship|continue")]
+    Different(Difference),
+    /// Nothing may be sent: numbers would be used twice for different events.
+    #[error(
+        "partition {partition} holds event {newest} of this journal, which ends at {durable}: the journal has lost \
+         its tail, or a copy of it has shipped here"
+    )]
+    Ahead {
+        partition: usize,
+        newest: Sequence,
+        durable: Sequence,
+    },
+}
+
+/// What the journal says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Journal {
+    pub(super) identity: JournalIdentity,
+    pub(super) oldest: Sequence,
+    pub(super) durable: Sequence,
+}
+
+/// Decides where to go on in `topic`.
+pub(super) fn plan(
+    topic: &str,
+    found: &Found,
+    cursor: Option<&Cursor>,
+    journal: Journal,
+    answer: Option<OnNewCluster>,
+) -> Result<Plan, Refusal> {
+    for (partition, tail) in found.tails.iter().enumerate() {
+        if let Some(LastAck {
+            sequence: newest, ..
+        }) = tail.newest
+            && newest > journal.durable
+        {
+            return Err(Refusal::Ahead {
+                partition,
+                newest,
+                durable: journal.durable,
+            });
+        }
+    }
+    let going_on = match difference(topic, found, cursor, journal) {
+        None => resume(found, cursor),
+        Some(difference) => {
+            let answer = answer.ok_or_else(|| Refusal::Different(difference.clone()))?;
+            start_over(found, cursor, journal, answer)
+        }
+    };
+    let start = journal.oldest.previous();
+    if going_on.after >= start {
+        return Ok(going_on);
+    }
+    // A cursor that stands at the origin of an archived journal, or far behind.
+    match answer {
+        Some(OnNewCluster::Reship) => Ok(Plan {
+            after: start,
+            adopted: true,
+            ..going_on
+        }),
+        None | Some(OnNewCluster::Continue) => Err(Refusal::Different(Difference::Archived {
+            wanted: going_on.after.next(),
+            oldest: journal.oldest,
+        })),
+    }
+}
+
+fn difference(
+    topic: &str,
+    found: &Found,
+    cursor: Option<&Cursor>,
+    journal: Journal,
+) -> Option<Difference> {
+    let Some(cursor) = cursor else {
+        // Why only without a cursor: one of this epoch proves that the question was answered before.
+        let found = found.tails.iter().find_map(|tail| tail.other_epoch)?;
+        return Some(Difference::Epoch {
+            epoch: journal.identity.epoch,
+            found,
+        });
+    };
+    if cursor.topic != topic {
+        return Some(Difference::Topic {
+            expected: cursor.topic.clone(),
+            found: topic.into(),
+        });
+    }
+    if let (Some(expected), Some(found)) = (&cursor.cluster_id, &found.cluster_id)
+        && expected != found
+    {
+        return Some(Difference::Cluster {
+            expected: expected.clone(),
+            found: found.clone(),
+        });
+    }
+    if cursor.partitions.len() != found.tails.len() {
+        return Some(Difference::Partitions {
+            expected: cursor.partitions.len(),
+            found: found.tails.len(),
+        });
+    }
+    cursor
+        .partitions
+        .iter()
+        .zip(&found.tails)
+        .enumerate()
+        .find_map(|(partition, (place, tail))| {
+            let acknowledged = place.last.offset?;
+            if tail.high <= acknowledged {
+                Some(Difference::LostRecords {
+                    partition,
+                    end: tail.high,
+                    acknowledged,
+                })
+            } else if tail.at_cursor == AtCursor::Other {
+                Some(Difference::OtherRecord {
+                    partition,
+                    offset: acknowledged,
+                })
+            } else {
+                None
+            }
+        })
+}
+
+/// The topic is ours: its tails tell what arrived since the cursor was stored.
+fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
+    let published = cursor.map_or(Sequence::ORIGIN, |cursor| cursor.published);
+    let mut have = Vec::with_capacity(found.tails.len());
+    let mut last = Vec::with_capacity(found.tails.len());
+    let mut repeats_to = Sequence::ORIGIN;
+    for (partition, tail) in found.tails.iter().enumerate() {
+        let place = cursor
+            .and_then(|cursor| cursor.partitions.get(partition))
+            .copied();
+        let place = place.unwrap_or_default();
+        let there = tail.newest.unwrap_or(place.last);
+        let newest = there.sequence;
+        last.push(there);
+        if place.failed.is_origin() {
+            have.push(newest);
+        } else {
+            // Why: librdkafka delivers what it had behind a refused record. The tail then lies behind a hole, and
+            // shipping the rest again is what closes it.
+            have.push(newest.min(place.failed.previous()));
+            repeats_to = repeats_to.max(newest);
+        }
+    }
+    let everywhere = have.iter().min().copied().unwrap_or(published);
+    Plan {
+        after: published.max(everywhere),
+        have,
+        last,
+        repeats_to,
+        adopted: false,
+    }
+}
+
+/// The topic is not ours, and the operator has answered. The tails prove nothing then (a topic made anew while we
+/// shipped begins in the middle), so nothing is skipped: rather twice than missing.
+fn start_over(
+    found: &Found,
+    cursor: Option<&Cursor>,
+    journal: Journal,
+    answer: OnNewCluster,
+) -> Plan {
+    let after = match answer {
+        OnNewCluster::Reship => journal.oldest.previous(),
+        OnNewCluster::Continue => cursor.map_or(journal.durable, |cursor| cursor.published),
+    };
+    let newest = found
+        .tails
+        .iter()
+        .filter_map(|tail| tail.newest)
+        .map(|newest| newest.sequence);
+    Plan {
+        after,
+        have: vec![Sequence::ORIGIN; found.tails.len()],
+        last: vec![LastAck::default(); found.tails.len()],
+        repeats_to: newest.max().unwrap_or_default(),
+        adopted: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Witness;
+    use crate::pipeline::cursor::PartitionCursor;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn seq(number: u64) -> Sequence {
+        Sequence::new(number)
+    }
+
+    fn journal(durable: u64) -> Journal {
+        let identity = JournalIdentity {
+            journal_id: Uuid::from_u128(1),
+            epoch: 2,
+        };
+        Journal {
+            identity,
+            oldest: seq(1),
+            durable: seq(durable),
+        }
+    }
+
+    fn tail(high: i64, newest: u64) -> Tail {
+        let newest = (newest > 0).then(|| LastAck {
+            offset: Some(high - 1),
+            sequence: seq(newest),
+        });
+        Tail {
+            high,
+            newest,
+            other_epoch: None,
+            at_cursor: AtCursor::Unknown,
+        }
+    }
+
+    fn found(tails: Vec<Tail>) -> Found {
+        Found {
+            cluster_id: Some("a".into()),
+            tails,
+        }
+    }
+
+    fn cursor(published: u64, places: &[(i64, u64)]) -> Cursor {
+        let place = |(offset, sequence): &(i64, u64)| PartitionCursor {
+            last: LastAck {
+                offset: Some(*offset).filter(|offset| *offset >= 0),
+                sequence: seq(*sequence),
+            },
+            failed: Sequence::ORIGIN,
+        };
+        Cursor {
+            witness: Witness {
+                identity: journal(0).identity,
+                durable: seq(published),
+                head_hash: [0; 32],
+                volume: 1,
+                length_bytes: 0,
+            },
+            published: seq(published),
+            topic: "t".into(),
+            cluster_id: Some("a".into()),
+            partitions: places.iter().map(place).collect(),
+        }
+    }
+
+    fn different(result: Result<Plan, Refusal>) -> Difference {
+        match result {
+            Err(Refusal::Different(difference)) => difference,
+            other => panic!("expected a difference, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_first_start_on_an_empty_topic_ships_all() {
+        let plan = plan("t", &found(vec![tail(0, 0); 3]), None, journal(9), None).unwrap();
+        assert_eq!(plan.after, Sequence::ORIGIN);
+        assert_eq!(plan.have, [Sequence::ORIGIN; 3]);
+        assert!(!plan.adopted);
+    }
+
+    #[test]
+    fn the_tails_tell_what_arrived_since_the_cursor_was_stored() {
+        let cursor = cursor(12, &[(3, 12), (4, 11), (-1, 0)]);
+        let topic = found(vec![tail(7, 17), tail(6, 14), tail(2, 19)]);
+        let plan = plan("t", &topic, Some(&cursor), journal(30), None).unwrap();
+        assert_eq!(plan.after, seq(14));
+        assert_eq!(plan.have, [seq(17), seq(14), seq(19)]);
+        assert_eq!(
+            plan.last[0],
+            LastAck {
+                offset: Some(6),
+                sequence: seq(17)
+            }
+        );
+        assert_eq!(plan.repeats_to, Sequence::ORIGIN);
+    }
+
+    #[test]
+    fn a_partition_emptied_by_retention_counts_as_the_cursor_says() {
+        let cursor = cursor(12, &[(3, 12), (4, 11)]);
+        let topic = found(vec![tail(4, 0), tail(6, 14)]);
+        let plan = plan("t", &topic, Some(&cursor), journal(30), None).unwrap();
+        assert_eq!(plan.after, seq(12));
+        assert_eq!(plan.have, [seq(12), seq(14)]);
+    }
+
+    #[test]
+    fn a_refused_record_is_shipped_again_although_later_ones_arrived() {
+        let mut cursor = cursor(12, &[(3, 12), (4, 11)]);
+        cursor.partitions[0].failed = seq(13);
+        let topic = found(vec![tail(9, 25), tail(6, 14)]);
+        let plan = plan("t", &topic, Some(&cursor), journal(30), None).unwrap();
+        assert_eq!(plan.have, [seq(12), seq(14)]);
+        assert_eq!(plan.after, seq(12));
+        assert_eq!(plan.repeats_to, seq(25));
+    }
+
+    #[test]
+    fn a_topic_that_is_not_the_cursors_is_refused_with_the_reason() {
+        let old = cursor(12, &[(3, 12), (4, 11)]);
+        let refuse = |topic: &str, found: Found| {
+            different(plan(topic, &found, Some(&old), journal(30), None))
+        };
+        let two = || vec![tail(5, 12), tail(6, 14)];
+        assert!(matches!(
+            refuse("u", found(two())),
+            Difference::Topic { .. }
+        ));
+        let cluster = Found {
+            cluster_id: Some("b".into()),
+            tails: two(),
+        };
+        assert!(matches!(refuse("t", cluster), Difference::Cluster { .. }));
+        let more = vec![tail(5, 12), tail(6, 14), tail(0, 0)];
+        assert!(matches!(
+            refuse("t", found(more)),
+            Difference::Partitions { found: 3, .. }
+        ));
+        let short = vec![tail(5, 12), tail(4, 9)];
+        assert!(matches!(
+            refuse("t", found(short)),
+            Difference::LostRecords { partition: 1, .. }
+        ));
+        let mut other = two();
+        other[0].at_cursor = AtCursor::Other;
+        assert!(matches!(
+            refuse("t", found(other)),
+            Difference::OtherRecord { .. }
+        ));
+    }
+
+    #[test]
+    fn the_operators_answer_decides_where_a_new_topic_begins() {
+        let old = cursor(12, &[(3, 12)]);
+        let new = Found {
+            cluster_id: Some("b".into()),
+            tails: vec![tail(2, 20)],
+        };
+        let with = |answer| plan("t", &new, Some(&old), journal(30), Some(answer)).unwrap();
+        let reship = with(OnNewCluster::Reship);
+        assert_eq!(
+            (reship.after, reship.have),
+            (Sequence::ORIGIN, vec![Sequence::ORIGIN])
+        );
+        assert_eq!((reship.repeats_to, reship.adopted), (seq(20), true));
+        let go_on = with(OnNewCluster::Continue);
+        assert_eq!((go_on.after, go_on.adopted), (seq(12), true));
+    }
+
+    #[test]
+    fn an_answer_changes_nothing_while_the_topic_is_ours() {
+        let cursor = cursor(12, &[(3, 12)]);
+        let topic = found(vec![tail(5, 15)]);
+        let plain = plan("t", &topic, Some(&cursor), journal(30), None);
+        let told = plan(
+            "t",
+            &topic,
+            Some(&cursor),
+            journal(30),
+            Some(OnNewCluster::Reship),
+        );
+        assert_eq!(plain, told);
+    }
+
+    #[test]
+    fn a_topic_ahead_of_the_journal_is_refused_whatever_the_operator_says() {
+        let topic = found(vec![tail(5, 31)]);
+        let refused = plan("t", &topic, None, journal(30), Some(OnNewCluster::Reship));
+        assert!(matches!(refused, Err(Refusal::Ahead { .. })));
+    }
+
+    #[test]
+    fn another_epoch_in_the_topic_needs_an_answer_once() {
+        let mut old = tail(5, 0);
+        old.other_epoch = Some(1);
+        let topic = found(vec![old]);
+        let asked = different(plan("t", &topic, None, journal(30), None));
+        assert_eq!(asked, Difference::Epoch { epoch: 2, found: 1 });
+        let go_on = plan("t", &topic, None, journal(30), Some(OnNewCluster::Continue)).unwrap();
+        assert_eq!(go_on.after, seq(30));
+        let settled = cursor(30, &[(-1, 0)]);
+        assert!(plan("t", &topic, Some(&settled), journal(30), None).is_ok());
+    }
+
+    #[test]
+    fn an_archived_beginning_is_told() {
+        let journal = Journal {
+            oldest: seq(10),
+            ..journal(30)
+        };
+        let topic = found(vec![tail(0, 0)]);
+        let told = different(plan("t", &topic, None, journal, None));
+        assert_eq!(
+            told,
+            Difference::Archived {
+                wanted: seq(1),
+                oldest: seq(10)
+            }
+        );
+        let reship = plan("t", &topic, None, journal, Some(OnNewCluster::Reship)).unwrap();
+        assert_eq!(reship.after, seq(9));
+    }
+
+    proptest! {
+        /// A process ships `total` events, each partition gets some of its records before a kill, and the cursor is
+        /// older still: whatever was cut off where, every record ends up in its partition once and in order.
+        #[test]
+        fn after_a_kill_every_record_arrives_once_and_in_order(
+            places in prop::collection::vec(0usize..4, 1..200),
+            arrived in prop::array::uniform4(0usize..80),
+            stored in prop::array::uniform4(0usize..80),
+        ) {
+            let total = u64::try_from(places.len()).unwrap();
+            let all: Vec<Vec<u64>> = (0..4)
+                .map(|p| (1..=total).zip(&places).filter(|(_, at)| **at == p).map(|(s, _)| s).collect())
+                .collect();
+            let mut logs: Vec<Vec<u64>> = (0..4)
+                .map(|p| all[p][..arrived[p].min(all[p].len())].to_vec())
+                .collect();
+            let acked: Vec<usize> = (0..4).map(|p| stored[p].min(logs[p].len())).collect();
+            let waiting = (0..4).filter_map(|p| all[p].get(acked[p]));
+            let published = waiting.min().map_or(total, |first| first - 1);
+            let spots: Vec<(i64, u64)> = (0..4)
+                .map(|p| match acked[p] {
+                    0 => (-1, 0),
+                    n => (i64::try_from(n).unwrap() - 1, logs[p][n - 1]),
+                })
+                .collect();
+            let tails = logs
+                .iter()
+                .map(|log| tail(i64::try_from(log.len()).unwrap(), log.last().copied().unwrap_or(0)))
+                .collect();
+            let cursor = cursor(published, &spots);
+            let plan = plan("t", &found(tails), Some(&cursor), journal(total), None).unwrap();
+            prop_assert!(plan.after >= seq(published));
+            for (sequence, at) in (1..=total).zip(&places) {
+                if seq(sequence) > plan.after && seq(sequence) > plan.have[*at] {
+                    logs[*at].push(sequence);
+                }
+            }
+            prop_assert_eq!(logs, all);
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! One producer's life: connect, find the place, ship, and end at the first trouble or at a stop.
+
+use super::acks::{AckError, AckTracker};
+use super::config::Config;
+use super::cursor::{Cursor, PartitionCursor};
+use super::handle::PipelineState;
+use super::headers::{CloudEvent, HEADERS};
+use super::partition::partition_of;
+use super::producer::{KafkaTrouble, Link, Mark, Outcome, Outgoing, Report, Scout, SendError};
+use super::resume::{self, Plan};
+use super::thread::Shipper;
+use crate::journal::{Batch, Entry, Event};
+use crate::types::{Sequence, TimestampMs};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{error, info, warn};
+
+/// How long the follower is waited for while acknowledgements are due. They wake it; this is for a wake that came
+/// just before the wait.
+const WAIT_BUSY: Duration = Duration::from_millis(20);
+/// How long it is waited for otherwise.
+const WAIT_IDLE: Duration = Duration::from_millis(250);
+/// Between two looks at the cluster's id: brokers may have been replaced behind the same address.
+const CLUSTER_CHECK: Duration = Duration::from_secs(10);
+/// Records handed over between two looks at the reports.
+const RECORDS_A_LOOK: usize = 256;
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// A stop was asked for, and everything is shipped or the time is over.
+    Stopping,
+    /// Something failed: make another producer.
+    Broken(String),
+    /// The operator has to decide.
+    Blocked(String),
+    /// What had to be sent record by record is sent: make a producer that sends batches again.
+    Renewed,
+}
+
+impl From<KafkaTrouble> for End {
+    fn from(trouble: KafkaTrouble) -> Self {
+        Self::Broken(trouble.to_string())
+    }
+}
+
+/// When the entries up to `last` were decided.
+#[derive(Debug)]
+struct Taken {
+    last: Sequence,
+    at: TimestampMs,
+}
+
+pub(super) struct Session<'s> {
+    ship: &'s mut Shipper,
+    link: Link,
+    acks: AckTracker,
+    have: Vec<Sequence>,
+    repeats_to: Sequence,
+    /// For each partition the oldest record that was refused and not shipped since; the origin for none.
+    failed: Vec<Sequence>,
+    partitions: u32,
+    cluster_id: Option<String>,
+    /// `None`: due at once.
+    cluster_checked_at: Option<Duration>,
+    /// Entries behind the published mark, for the age of the lag.
+    taken: VecDeque<Taken>,
+    careful: bool,
+    away: bool,
+    changed: bool,
+    // Reused, so that nothing is allocated for each event.
+    reports: Vec<Report>,
+    payload: Vec<u8>,
+}
+
+impl<'s> Session<'s> {
+    /// Looks at the topic, decides where to go on, and makes a producer.
+    pub(super) fn open(ship: &'s mut Shipper) -> Result<Self, End> {
+        ship.shared.set_state(PipelineState::Connecting);
+        let scout = ship.brokers.scout()?;
+        let partitions = scout.partitions()?;
+        if partitions > Config::PARTITIONS_MAX {
+            return Err(End::Blocked(format!(
+                "the topic has {partitions} partitions"
+            )));
+        }
+        if ship.drain_is_over() {
+            return Err(End::Stopping);
+        }
+        let (plan, cluster_id) = Self::plan(ship, &scout, partitions)?;
+        let message_bytes_max = scout.message_bytes_max();
+        drop(scout);
+        if ship.drain_is_over() {
+            return Err(End::Stopping);
+        }
+        let careful = ship.careful_until.is_some();
+        let wake = Arc::clone(&ship.wake);
+        let link = ship
+            .brokers
+            .link(message_bytes_max, careful, wake, &ship.supervisor)?;
+        let old = ship.cursor.take().filter(|_| !plan.adopted);
+        let failed_at = |partition: usize| {
+            let place = old
+                .as_ref()
+                .and_then(|cursor| cursor.partitions.get(partition));
+            place.map_or(Sequence::ORIGIN, |place| place.failed)
+        };
+        let failed = (0..plan.have.len()).map(failed_at).collect();
+        // Brokers that are slow to tell their cluster must not make us forget it.
+        let cluster_id = cluster_id.or_else(|| old.as_ref()?.cluster_id.clone());
+        let (now, after, adopted) = (ship.clock.monotonic(), plan.after, plan.adopted);
+        let mut session = Self {
+            acks: AckTracker::new(plan.after, plan.last),
+            have: plan.have,
+            repeats_to: plan.repeats_to,
+            failed,
+            partitions,
+            cluster_id,
+            cluster_checked_at: Some(now),
+            taken: VecDeque::new(),
+            careful,
+            away: false,
+            changed: true,
+            reports: Vec::new(),
+            payload: Vec::new(),
+            link,
+            ship,
+        };
+        session.remember();
+        if adopted {
+            // Before anything is sent: an answer of the operator holds once.
+            session.ship.store_cursor();
+        }
+        session.publish();
+        session.ship.follower.seek(after);
+        session.ship.shared.set_state(PipelineState::Running);
+        let topic = session.ship.config.topic.as_str();
+        info!(topic, partitions, after = after.get(), "kafka: shipping");
+        Ok(session)
+    }
+
+    /// Where to go on, and the cluster's id.
+    fn plan(ship: &Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Option<String>), End> {
+        let cursor = ship.cursor.as_ref();
+        let fits = |cursor: &&Cursor| {
+            cursor.topic == ship.config.topic
+                && u32::try_from(cursor.partitions.len()) == Ok(partitions)
+        };
+        let marks: Vec<Mark> = cursor
+            .filter(fits)
+            .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
+            .unwrap_or_default();
+        let identity = ship.reader.identity();
+        let found = scout.found(partitions, &marks, identity)?;
+        let journal = resume::Journal {
+            identity,
+            oldest: ship.reader.oldest(),
+            durable: ship.reader.durable().get(),
+        };
+        let answer = ship.config.on_new_cluster;
+        let plan = resume::plan(&ship.config.topic, &found, cursor, journal, answer);
+        let plan = plan.map_err(|refusal| End::Blocked(refusal.to_string()))?;
+        if plan.adopted {
+            warn!(
+                ?answer,
+                after = plan.after.get(),
+                "kafka: going on as the operator decided"
+            );
+        }
+        Ok((plan, found.cluster_id))
+    }
+
+    /// Ships until something ends it.
+    pub(super) fn run(mut self) -> End {
+        loop {
+            if let Err(end) = self.step() {
+                return self.finish(end);
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), End> {
+        self.collect()?;
+        self.keep_house()?;
+        self.check_stop()?;
+        let busy = self.acks.in_flight() > 0;
+        if self.careful && self.ship.careful_until.is_none() {
+            // Nothing new, until what is under way has arrived.
+            if !busy {
+                return Err(End::Renewed);
+            }
+            self.link.wait_for_reports(WAIT_BUSY);
+        } else if self.ship.follower.is_ended() {
+            // The follower would not wait any more.
+            if busy {
+                self.link.wait_for_reports(WAIT_BUSY);
+            } else {
+                self.ship.shared.wait_for_stop(Some(WAIT_IDLE));
+            }
+        } else {
+            let wait = if busy { WAIT_BUSY } else { WAIT_IDLE };
+            match self.ship.follower.next(wait) {
+                Ok(Some(batch)) => self.hand_over(&batch)?,
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(End::Blocked(format!("cannot read the journal: {error}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, batch: &Batch) -> Result<(), End> {
+        let mut until_look = RECORDS_A_LOOK;
+        for entry in batch.entries() {
+            if entry.last() <= self.acks.looked_at() {
+                continue;
+            }
+            self.note_taken(entry);
+            for event in entry.events() {
+                // A position may stand in the middle of an entry.
+                if event.sequence > self.acks.looked_at() {
+                    self.offer(&event)?;
+                }
+            }
+            until_look = until_look.saturating_sub(1);
+            if until_look == 0 {
+                until_look = RECORDS_A_LOOK;
+                self.collect()?;
+            }
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Ships an event, or passes it by where it need not be shipped.
+    fn offer(&mut self, event: &Event<'_>) -> Result<(), End> {
+        let sequence = event.sequence;
+        if !self.ship.config.selects(event.kind()) || self.ship.set_aside.contains(&sequence) {
+            self.acks.pass(sequence);
+            return Ok(());
+        }
+        let mut key = uuid::Uuid::encode_buffer();
+        let key = event
+            .key_wallet()
+            .uuid()
+            .hyphenated()
+            .encode_lower(&mut key)
+            .as_bytes();
+        let partition = partition_of(key, self.partitions);
+        let have = usize::try_from(partition)
+            .ok()
+            .and_then(|at| self.have.get(at));
+        if have.is_none_or(|have| sequence <= *have) {
+            self.acks.pass(sequence);
+            return Ok(());
+        }
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        self.ship.encoder.encode(event, &mut payload);
+        let sent = self.send(event, partition, key, &payload);
+        self.payload = payload;
+        sent
+    }
+
+    fn send(
+        &mut self,
+        event: &Event<'_>,
+        partition: u32,
+        key: &[u8],
+        payload: &[u8],
+    ) -> Result<(), End> {
+        let sequence = event.sequence;
+        let attributes = self
+            .ship
+            .config
+            .cloudevents
+            .then(|| CloudEvent::of(event, &self.ship.ids, self.ship.reader.identity()));
+        let mut headers: Vec<(&'static str, &[u8])> = Vec::new();
+        let headers = if let Some(attributes) = &attributes {
+            headers.extend(HEADERS);
+            headers.extend(attributes.headers());
+            headers.as_slice()
+        } else {
+            HEADERS.as_slice()
+        };
+        let record = Outgoing {
+            partition,
+            sequence,
+            key,
+            payload,
+            headers,
+        };
+        loop {
+            match self.link.send(&record) {
+                Ok(()) => {
+                    self.acks.sent(partition, sequence);
+                    self.ship.counts.sent += 1;
+                    if sequence <= self.repeats_to {
+                        self.ship.counts.repeated += 1;
+                    }
+                    return Ok(());
+                }
+                Err(SendError::Full) => {
+                    self.link.wait_for_reports(WAIT_BUSY);
+                    self.collect()?;
+                    self.keep_house()?;
+                    if self.ship.drain_is_over() {
+                        return Err(End::Stopping);
+                    }
+                }
+                Err(SendError::TooLarge) => {
+                    self.ship.counts.failed += 1;
+                    self.set_aside(sequence, "larger than the topic takes");
+                    self.acks.pass(sequence);
+                    return Ok(());
+                }
+                Err(SendError::Broken(reason)) => {
+                    self.ship.counts.failed += 1;
+                    return Err(End::Broken(format!(
+                        "record {sequence} was not taken: {reason}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Takes the reports that have come and moves the published mark.
+    fn collect(&mut self) -> Result<(), End> {
+        let broken = self.link.broken();
+        let mut reports = std::mem::take(&mut self.reports);
+        self.link.take_reports(&mut reports);
+        let trouble = self.take_in(&reports);
+        self.reports = reports;
+        if self.changed {
+            self.publish();
+        }
+        match broken.or(trouble) {
+            None => Ok(()),
+            Some(reason) => Err(End::Broken(reason)),
+        }
+    }
+
+    /// The first thing that does not fit, if any.
+    fn take_in(&mut self, reports: &[Report]) -> Option<String> {
+        let mut acknowledged = 0;
+        let mut trouble = None;
+        for report in reports {
+            match report.outcome {
+                Outcome::Acknowledged { offset } => {
+                    acknowledged += 1;
+                    let taken = self
+                        .acks
+                        .acknowledged(report.partition, report.sequence, offset);
+                    if let Err(error) = taken {
+                        if let AckError::OutOfOrder {
+                            partition,
+                            expected,
+                            ..
+                        } = error
+                        {
+                            self.note_failed(partition, expected);
+                        }
+                        trouble.get_or_insert(error.to_string());
+                    }
+                }
+                Outcome::Refused { for_good } => {
+                    self.ship.counts.failed += 1;
+                    self.note_failed(report.partition, report.sequence);
+                    if for_good && self.careful {
+                        self.set_aside(report.sequence, "refused by the broker");
+                        self.ship.set_aside.insert(report.sequence);
+                    } else if for_good {
+                        self.ship.careful_until = Some(self.acks.looked_at());
+                    }
+                    trouble.get_or_insert(format!("record {} was refused", report.sequence));
+                }
+                // Only at the end of a producer's life, where it is not looked at; else it would be waited for.
+                Outcome::Unknown => {
+                    trouble
+                        .get_or_insert(format!("nobody knows what became of {}", report.sequence));
+                }
+            }
+        }
+        if acknowledged > 0 {
+            self.changed = true;
+            self.ship.counts.acknowledged += u64::try_from(acknowledged).unwrap_or(u64::MAX);
+            self.observe(acknowledged);
+        }
+        trouble
+    }
+
+    fn observe(&mut self, acknowledged: usize) {
+        let published = self.acks.settle();
+        let mut at = self.taken.front().map(|taken| taken.at);
+        while let Some(taken) = self.taken.pop_front_if(|taken| taken.last <= published) {
+            at = Some(taken.at);
+        }
+        if let Some(at) = at {
+            let age_ms = self.ship.clock.now().get().saturating_sub(at.get());
+            self.ship
+                .metrics
+                .observe_kafka_batch(acknowledged, Duration::from_millis(age_ms));
+        }
+        if std::mem::take(&mut self.away) {
+            info!("kafka: records are acknowledged again");
+            // After an outage other brokers may stand behind the same address.
+            self.cluster_checked_at = None;
+        }
+    }
+
+    /// Makes known how far it is.
+    fn publish(&mut self) {
+        self.changed = false;
+        let published = self.acks.settle();
+        while self
+            .taken
+            .pop_front_if(|taken| taken.last <= published)
+            .is_some()
+        {}
+        let oldest = self.taken.front().map(|taken| (taken.last, taken.at));
+        self.ship.shared.show(published, self.ship.counts, oldest);
+        if !self.ship.set_aside.is_empty() {
+            self.ship.set_aside.retain(|sequence| *sequence > published);
+        }
+        if self
+            .ship
+            .careful_until
+            .is_some_and(|until| until <= published)
+        {
+            self.ship.careful_until = None;
+        }
+        if published >= self.repeats_to {
+            for failed in self
+                .failed
+                .iter_mut()
+                .filter(|failed| **failed <= published)
+            {
+                *failed = Sequence::ORIGIN;
+            }
+        }
+    }
+
+    /// The cursor in memory follows; the file does at most once in a while.
+    fn remember(&mut self) {
+        let places = self.acks.last().zip(&self.failed);
+        let partitions = places.map(|(last, failed)| PartitionCursor {
+            last,
+            failed: *failed,
+        });
+        self.ship.cursor = Some(Cursor {
+            witness: self.ship.reader.witness(),
+            published: self.acks.published(),
+            topic: self.ship.config.topic.clone(),
+            cluster_id: self.cluster_id.clone(),
+            partitions: partitions.collect(),
+        });
+    }
+
+    fn keep_house(&mut self) -> Result<(), End> {
+        let now = self.ship.clock.monotonic();
+        let interval = Duration::from_millis(self.ship.config.cursor_interval_ms);
+        if self
+            .ship
+            .stored_at
+            .is_none_or(|at| now.saturating_sub(at) >= interval)
+            && self.ship.published() != self.acks.published()
+        {
+            self.remember();
+            self.ship.store_cursor();
+        }
+        if let Some(notice) = self.link.take_notice() {
+            self.ship.shared.note_error(&notice);
+            if !std::mem::replace(&mut self.away, true) {
+                warn!(
+                    notice,
+                    "kafka: trouble on the way; events wait in the journal"
+                );
+            }
+        }
+        let checked_at = self.cluster_checked_at;
+        if checked_at.is_none_or(|at| now.saturating_sub(at) >= CLUSTER_CHECK) {
+            self.cluster_checked_at = Some(now);
+            let found = self.link.cluster_id();
+            if let (Some(found), Some(expected)) = (&found, &self.cluster_id)
+                && found != expected
+            {
+                return Err(End::Broken(format!("the brokers are cluster {found} now")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<(), End> {
+        let Some(deadline) = self.ship.shared.stop_deadline() else {
+            return Ok(());
+        };
+        let shipped =
+            self.acks.in_flight() == 0 && self.acks.looked_at() >= self.ship.reader.durable().get();
+        if shipped || self.ship.clock.monotonic() >= deadline {
+            return Err(End::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Closes the producer, listens to its last reports, and keeps what is known.
+    fn finish(mut self, end: End) -> End {
+        let last_reports = self.link.close();
+        // Records that were refused meanwhile count; what else does not fit is why we are here.
+        let _ = self.take_in(&last_reports);
+        self.publish();
+        self.remember();
+        if let End::Broken(_) = end {
+            // Why at once: a refused record may have later ones behind it in the log, and only the file knows.
+            self.ship.store_cursor();
+        }
+        end
+    }
+
+    fn note_taken(&mut self, entry: &Entry) {
+        match self.taken.back_mut() {
+            // Entries of one millisecond share a place.
+            Some(taken) if taken.at == entry.at => taken.last = entry.last(),
+            Some(_) | None => self.taken.push_back(Taken {
+                last: entry.last(),
+                at: entry.at,
+            }),
+        }
+    }
+
+    fn note_failed(&mut self, partition: u32, sequence: Sequence) {
+        let place = usize::try_from(partition)
+            .ok()
+            .and_then(|at| self.failed.get_mut(at));
+        if let Some(failed) = place
+            && (failed.is_origin() || sequence < *failed)
+        {
+            *failed = sequence;
+        }
+    }
+
+    fn set_aside(&mut self, sequence: Sequence, reason: &str) {
+        error!(
+            sequence = sequence.get(),
+            reason, "kafka: an event was set aside, it will not be shipped"
+        );
+        self.ship.counts.quarantined += 1;
+        self.ship.shared.set_aside(sequence, reason);
+    }
+}
