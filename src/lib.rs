@@ -5,6 +5,7 @@
 //! `ws`). Everything but the journal is derived from it. `app` alone knows every part. `docs/ARCHITECTURE.md` has
 //! the picture, the invariants and what a crash does at each step.
 
+pub mod auth;
 pub mod clock;
 pub mod event;
 pub mod ids;
@@ -14,5 +15,7 @@ pub mod metrics;
 pub mod money;
 pub mod pipeline;
 pub mod tasks;
+pub mod tracker;
 pub mod types;
 pub mod watermark;
+pub mod ws;

@@ -1,0 +1,48 @@
+//! The past, for subscriptions that resume: the journal by way of the queries' bounded blocking threads.
+
+use crate::journal::{Entry, JournalReader};
+use crate::ledger::{Queries, QueryError};
+use crate::types::Sequence;
+use std::fmt::Debug;
+use std::pin::Pin;
+
+/// A read under way.
+pub(super) type Reading = Pin<Box<dyn Future<Output = Result<Vec<Entry>, QueryError>> + Send>>;
+
+/// What the endpoint asks of the journal.
+pub(super) trait History: Debug + Send + Sync + 'static {
+    /// `<journal_id>/<epoch>`.
+    fn journal(&self) -> String;
+    /// The durable watermark's place.
+    fn durable(&self) -> Sequence;
+    /// The first sequence that can be read.
+    fn oldest(&self) -> Sequence;
+    /// Entries behind `after`, in order, worth about `bytes_max`.
+    fn read_after(&self, after: Sequence, bytes_max: usize) -> Reading;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub(super) struct JournalHistory {
+    pub(super) queries: Queries,
+    pub(super) reader: JournalReader,
+}
+
+impl History for JournalHistory {
+    fn journal(&self) -> String {
+        self.reader.identity().to_string()
+    }
+
+    fn durable(&self) -> Sequence {
+        self.reader.durable().get()
+    }
+
+    fn oldest(&self) -> Sequence {
+        self.reader.oldest()
+    }
+
+    fn read_after(&self, after: Sequence, bytes_max: usize) -> Reading {
+        let queries = self.queries.clone();
+        Box::pin(async move { queries.entries_after(after, bytes_max).await })
+    }
+}
