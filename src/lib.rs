@@ -8,6 +8,7 @@
 pub mod auth;
 pub mod clock;
 pub mod event;
+pub mod http;
 pub mod ids;
 pub mod journal;
 pub mod ledger;

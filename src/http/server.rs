@@ -1,0 +1,216 @@
+//! Connections: accepted, bounded, served, drained.
+
+use super::service::{self, Services, State};
+use crate::metrics::Metrics;
+use crate::tasks::{OnExit, Supervisor};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::{debug, info, warn};
+
+/// First and longest wait after an `accept` that failed (usually: no file descriptors left).
+const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
+const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Where the server is in its life, as its connections see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    /// Answer what is in hand, then close.
+    Draining,
+    /// Close now.
+    Cut,
+}
+
+/// A server that accepts connections, until it is drained.
+#[derive(Debug)]
+pub struct Server {
+    phase: watch::Sender<Phase>,
+    slots: Arc<Semaphore>,
+    slots_total: u32,
+}
+
+impl Server {
+    /// Serves HTTP on `listener`. To be called within a runtime; the accepting task and each connection are tasks of
+    /// `supervisor`. Dropping the handle ends the accepting task, which must not end before the drain.
+    pub fn start(listener: TcpListener, services: Services, supervisor: &Supervisor) -> Self {
+        let slots_max = Semaphore::MAX_PERMITS.min(1 << 30);
+        let connections_max = services.config.connections_max.clamp(1, slots_max);
+        let slots = Arc::new(Semaphore::new(connections_max));
+        let phase = watch::Sender::new(Phase::Serving);
+        let acceptor = Acceptor {
+            metrics: services.metrics.clone(),
+            builder: builder(&services),
+            slots: Arc::clone(&slots),
+            phase: phase.subscribe(),
+            state: Arc::new(State::new(services)),
+            supervisor: supervisor.clone(),
+        };
+        supervisor.spawn_task("http-accept", OnExit::StopProcess, acceptor.run(listener));
+        let slots_total = u32::try_from(connections_max).unwrap_or(u32::MAX);
+        Self {
+            phase,
+            slots,
+            slots_total,
+        }
+    }
+
+    /// Accepts no connection any more, answers the requests in hand with `Connection: close`, and cuts off whoever is
+    /// left when `patience` completes. Completes when the last connection has ended. Upgraded connections are not
+    /// waited for: their owner closes them. To be called after [`Supervisor::start_drain`].
+    pub async fn drain(self, patience: impl Future<Output = ()>) {
+        self.phase.send_replace(Phase::Draining);
+        tokio::select! {
+            biased;
+            _all = self.slots.acquire_many(self.slots_total) => return,
+            () = patience => {}
+        }
+        let free = self.slots.available_permits();
+        let left = usize::try_from(self.slots_total)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(free);
+        info!(left, "connections are cut off at the end of the drain");
+        self.phase.send_replace(Phase::Cut);
+        // Every connection ends at its next poll now; an error would mean that the semaphore was closed.
+        let _all = self.slots.acquire_many(self.slots_total).await;
+    }
+}
+
+struct Acceptor {
+    state: Arc<State>,
+    metrics: Metrics,
+    builder: http1::Builder,
+    supervisor: Supervisor,
+    slots: Arc<Semaphore>,
+    phase: watch::Receiver<Phase>,
+}
+
+fn builder(services: &Services) -> http1::Builder {
+    let config = &services.config;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.head_timeout)
+        .max_header_size(config.head_bytes_max);
+    builder
+}
+
+impl Acceptor {
+    /// The listener is closed when this ends: whoever connects from then on is refused by the kernel instead of
+    /// waiting in vain.
+    async fn run(self, listener: TcpListener) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            biased;
+            _ended = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+            () = self.accept_all(&listener) => {}
+        }
+    }
+
+    async fn accept_all(&self, listener: &TcpListener) {
+        let mut backoff = ACCEPT_BACKOFF_MIN;
+        loop {
+            // Why before accept: who finds no slot waits in the kernel's backlog and costs nothing here.
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    backoff = ACCEPT_BACKOFF_MIN;
+                    self.start(stream, slot);
+                }
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection ended before it was accepted");
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept connections, trying again");
+                    tokio::time::sleep(backoff).await;
+                    backoff = backoff.saturating_mul(2).min(ACCEPT_BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    fn start(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+        if let Err(error) = self.tune(&stream) {
+            debug!(%error, "a connection ended before it was served");
+            return;
+        }
+        let state = Arc::clone(&self.state);
+        let handle = service_fn(move |request| {
+            let state = Arc::clone(&state);
+            async move { Ok::<_, Infallible>(service::handle(&state, request).await) }
+        });
+        let connection = self
+            .builder
+            .serve_connection(TokioIo::new(stream), handle)
+            .with_upgrades();
+        let mut phase = self.phase.clone();
+        let metrics = self.metrics.clone();
+        self.supervisor
+            .spawn_task("http-connection", OnExit::Continue, async move {
+                let _slot = slot;
+                metrics.observe_http_connection_opened();
+                let _closed = Closed(metrics);
+                let mut connection = pin!(connection);
+                tokio::select! {
+                    biased;
+                    result = connection.as_mut() => return note_end(result),
+                    // An error means that the server is gone, which ends its connections too.
+                    _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+                }
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    result = connection.as_mut() => note_end(result),
+                    _ = phase.wait_for(|phase| *phase == Phase::Cut) => {
+                        debug!("a connection was cut off at the end of the drain");
+                    }
+                }
+            });
+    }
+
+    /// No delay for small answers; a peer that is gone, or reads nothing, is noticed.
+    fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
+        let peer_timeout = self.state.services.config.peer_timeout;
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(peer_timeout))?;
+        socket.set_tcp_user_timeout(Some(peer_timeout))
+    }
+}
+
+/// Counts the end of a connection, however it comes.
+struct Closed(Metrics);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.observe_http_connection_closed();
+    }
+}
+
+fn note_end(result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// Whether the fault lies with the connection that would have been accepted (accept(2): treat them like EAGAIN).
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::Interrupted
+    )
+}

@@ -1,0 +1,362 @@
+//! One request's way: resource, caller, body, handler, answer.
+
+use super::answer::{self, Body, MoneyWriter, Style};
+use super::body::{self, BodyBudget};
+use super::config::Config;
+use super::counters::ServiceCounters;
+use super::error::{ApiError, ErrorKind};
+use super::parse::Rules;
+use super::query::Query;
+use super::router::{Resource, Verb};
+use super::{batch, events, issuances, status, transactions, wallets};
+use crate::auth::{Access, Caller, Scope};
+use crate::clock::SharedClock;
+use crate::ids::IdCipher;
+use crate::journal::JournalReader;
+use crate::ledger::{LedgerHandle, Queries};
+use crate::metrics::Metrics;
+use crate::pipeline::PipelineHandle;
+use crate::tracker::TrackerHandle;
+use crate::types::{Currencies, WalletId};
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, EXPECT, HeaderValue, ORIGIN,
+    VARY,
+};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Takes a request for `/ws/transactions` over and answers it (101, or why not). The caller is `None` where the first
+/// message has to bring the token.
+pub type UpgradeHandler =
+    Box<dyn Fn(Request<Incoming>, Option<Caller>) -> Response<Body> + Send + Sync>;
+
+/// The text of `/metrics`.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The components and what keeps each from being ready.
+pub type Readiness = Arc<dyn Fn() -> Vec<(&'static str, Result<(), String>)> + Send + Sync>;
+
+/// All that HTTP needs of the rest of the program.
+pub struct Services {
+    /// Who decides.
+    pub ledger: LedgerHandle,
+    /// Who knows.
+    pub queries: Queries,
+    /// For the counts of `ws/info` and the delivered watermark.
+    pub tracker: TrackerHandle,
+    /// For the published watermark.
+    pub pipeline: PipelineHandle,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// Who may.
+    pub access: Arc<Access>,
+    /// Time and fresh ids.
+    pub clock: SharedClock,
+    /// For the journal's identity and watermark.
+    pub reader: JournalReader,
+    /// Ids of events in audit trails and in `GET /api/v1/events`, sequences of ids.
+    pub ids: IdCipher,
+    /// The currency table.
+    pub currencies: Currencies,
+    /// Who takes the upgrades.
+    pub upgrade: UpgradeHandler,
+    /// The text of `/metrics`.
+    pub render_metrics: RenderMetrics,
+    /// What `/readyz` asks.
+    pub readiness: Readiness,
+    /// Limits and times.
+    pub config: Config,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The services with what HTTP keeps for itself; one for the process.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) services: Services,
+    pub(super) counters: ServiceCounters,
+    batch_budget: BodyBudget,
+}
+
+impl State {
+    pub(super) fn new(services: Services) -> Self {
+        let batch_budget = BodyBudget::new(services.config.batch_bytes_in_flight_max);
+        Self {
+            services,
+            counters: ServiceCounters::default(),
+            batch_budget,
+        }
+    }
+}
+
+/// One request after all that is common to requests was checked.
+#[derive(Debug)]
+pub(super) struct Ask<'r> {
+    pub(super) state: &'r State,
+    pub(super) caller: &'r Caller,
+    pub(super) headers: &'r HeaderMap,
+    pub(super) query: Query<'r>,
+    pub(super) style: Style,
+}
+
+impl<'r> Ask<'r> {
+    pub(super) fn services(&self) -> &'r Services {
+        &self.state.services
+    }
+
+    pub(super) fn rules(&self) -> Rules<'r> {
+        let Services {
+            currencies, config, ..
+        } = self.services();
+        Rules { currencies, config }
+    }
+
+    pub(super) fn money(&self) -> MoneyWriter<'r> {
+        MoneyWriter {
+            currencies: &self.services().currencies,
+            style: self.style,
+        }
+    }
+
+    /// Refuses a wallet that the caller is not bound to.
+    pub(super) fn check_wallet(&self, wallet: WalletId) -> Result<(), ErrorKind> {
+        if self.caller.may_see(wallet) {
+            Ok(())
+        } else {
+            Err(ErrorKind::Forbidden(
+                "the token is not bound to this wallet",
+            ))
+        }
+    }
+}
+
+/// What a handler gives.
+pub(super) type Answer = Result<Response<Body>, ApiError>;
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Response<Body> {
+    let Services {
+        clock,
+        metrics,
+        access,
+        ..
+    } = &state.services;
+    let started = clock.monotonic();
+    let method = method_label(request.method());
+    let style = Style::of(request.headers());
+    let origin = access.allowed_origin(request.headers()).cloned();
+    let uri = request.uri().clone();
+    let resource = Resource::at(uri.path());
+    let mut response = match answer(state, request, resource, style, started).await {
+        Ok(response) => response,
+        Err(error) => error.response(style, clock.now()),
+    };
+    if let Some(origin) = origin {
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("Location, Retry-After, Preference-Applied"),
+        );
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+    }
+    let took = clock.monotonic().saturating_sub(started);
+    let status = response.status();
+    let pattern = resource.map_or("unknown", Resource::pattern);
+    metrics.observe_http_request(method, pattern, status.as_u16(), took);
+    if resource.is_some_and(|resource| resource.verb() != Verb::Get) {
+        state.counters.observe(status.is_success(), took);
+    }
+    response
+}
+
+async fn answer(
+    state: &State,
+    request: Request<Incoming>,
+    resource: Option<Resource<'_>>,
+    style: Style,
+    started: Duration,
+) -> Answer {
+    let Services {
+        access,
+        clock,
+        config,
+        upgrade,
+        ..
+    } = &state.services;
+    let Some(resource) = resource else {
+        access.screen(request.headers())?;
+        return Err(ErrorKind::NotFound.into());
+    };
+    let caller = authenticate(access, resource, &request)?;
+    let verb = resource.verb();
+    if request.method() == Method::OPTIONS {
+        return Ok(options(access, request.headers(), verb));
+    }
+    if !verb.takes(request.method()) {
+        return Err(ErrorKind::MethodNotAllowed {
+            allow: verb.allow(),
+        }
+        .into());
+    }
+    if let (Some(scope), Some(caller)) = (resource.scope(), &caller)
+        && !caller.has(scope)
+    {
+        return Err(ErrorKind::Forbidden(lacking(scope)).into());
+    }
+    if resource == Resource::WebSocket {
+        return Ok(upgrade(request, caller));
+    }
+    let caller = caller.unwrap_or_else(Caller::nobody);
+
+    let (parts, mut incoming) = request.into_parts();
+    let remaining = || {
+        config
+            .request_timeout
+            .saturating_sub(clock.monotonic().saturating_sub(started))
+    };
+    let mut _memory = None;
+    let body = if verb == Verb::Get {
+        Bytes::new()
+    } else {
+        let is_batch = resource == Resource::Batch;
+        let bytes_max = if is_batch {
+            config.batch_bytes_max
+        } else {
+            config.body_bytes_max
+        };
+        let declared = incoming.size_hint().exact();
+        let admitted = body::check_head(&parts.headers, declared, bytes_max).and_then(|()| {
+            let memory = is_batch.then(|| state.batch_budget.reserve(declared, bytes_max));
+            memory.transpose()
+        });
+        let read = match admitted {
+            Ok(memory) => {
+                _memory = memory;
+                body::read(&mut incoming, bytes_max, remaining()).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match read {
+            Ok(body) => body,
+            Err(refusal) => {
+                if !parts.headers.contains_key(EXPECT) {
+                    body::discard(&mut incoming, config).await;
+                }
+                return Err(refusal.into());
+            }
+        }
+    };
+    let ask = Ask {
+        state,
+        caller: &caller,
+        headers: &parts.headers,
+        query: Query::new(parts.uri.query()),
+        style,
+    };
+    match tokio::time::timeout(remaining(), dispatch(&ask, resource, &body)).await {
+        Ok(answer) => answer,
+        Err(_) if verb == Verb::Get => Err(ErrorKind::QueryTimeout.into()),
+        Err(_) => Err(ErrorKind::OutcomeUnknown.into()),
+    }
+}
+
+async fn dispatch(ask: &Ask<'_>, resource: Resource<'_>, body: &Bytes) -> Answer {
+    match resource {
+        Resource::Health => Ok(status::health(ask)),
+        Resource::Livez => Ok(status::livez()),
+        Resource::Readyz => Ok(status::readyz(ask)),
+        Resource::Metrics => Ok(status::metrics(ask)),
+        Resource::Transactions => transactions::create(ask, body).await,
+        Resource::Batch => batch::create(ask, body).await,
+        Resource::PendingTransactions => transactions::pending(ask).await,
+        Resource::Transaction(id) => transactions::read(ask, id).await,
+        Resource::TransactionStatus(id) => transactions::set_status(ask, id, body).await,
+        Resource::TransactionFraudScore(id) => transactions::set_score(ask, id, body).await,
+        Resource::Wallets => wallets::open(ask, body).await,
+        Resource::WalletTransactions(id) => wallets::history(ask, id).await,
+        Resource::WalletBalance(id) => wallets::balance(ask, id),
+        Resource::WalletStats(id) => wallets::stats(ask, id).await,
+        Resource::Issuances => issuances::issue(ask, body).await,
+        Resource::Redemptions => issuances::redeem(ask, body).await,
+        Resource::Events => events::list(ask).await,
+        Resource::Sequence => Ok(status::sequence(ask)),
+        Resource::ServiceMetrics => Ok(status::service_metrics(ask)),
+        Resource::WebSocketInfo => Ok(status::websocket_info(ask)),
+        // Why unreachable: the request went to the upgrade handler, which needs it whole.
+        Resource::WebSocket => Err(ErrorKind::Internal.into()),
+    }
+}
+
+/// Who asks; `None` for a WebSocket whose first message will tell, for probes, and for `OPTIONS` (a browser sends no
+/// token with a preflight).
+fn authenticate(
+    access: &Access,
+    resource: Resource<'_>,
+    request: &Request<Incoming>,
+) -> Result<Option<Caller>, ApiError> {
+    let headers = request.headers();
+    if resource.scope().is_none() || request.method() == Method::OPTIONS {
+        access.screen(headers)?;
+        return Ok(None);
+    }
+    if resource == Resource::WebSocket {
+        return Ok(access.authenticate_upgrade(headers)?);
+    }
+    Ok(Some(access.authenticate(headers)?))
+}
+
+const fn lacking(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Read => "the token lacks the scope read",
+        Scope::Write => "the token lacks the scope write",
+        Scope::Issue => "the token lacks the scope issue",
+        Scope::Admin => "the token lacks the scope admin",
+    }
+}
+
+/// `OPTIONS`: what the resource takes, and for a preflight of an allowed page (Fetch standard §3.2) the leave to ask it.
+fn options(access: &Access, headers: &HeaderMap, verb: Verb) -> Response<Body> {
+    let mut response = answer::empty(StatusCode::NO_CONTENT);
+    let out = response.headers_mut();
+    out.insert(ALLOW, HeaderValue::from_static(verb.allow()));
+    if access.allowed_origin(headers).is_some() {
+        out.insert(
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static(verb.allow()),
+        );
+        out.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Accept, Authorization, Content-Type, Prefer"),
+        );
+        out.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    } else if headers.contains_key(ORIGIN) {
+        out.insert(VARY, HeaderValue::from_static("Origin"));
+    }
+    response
+}
+
+/// A label of bounded variety.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
