@@ -1,0 +1,376 @@
+//! The composition: builds the parts in order, supervises them, stops them in order.
+//!
+//! Alone in knowing every part. The order of the start is the order of trust: what is on disk first, the listener
+//! last, so that nobody is answered by half a service. The order of the end is the reverse, and is written down in
+//! `docs/ARCHITECTURE.md`.
+
+mod probes;
+
+use crate::auth::Access;
+use crate::cli::Exit;
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, Mode};
+use crate::ids::IdCipher;
+use crate::journal::{Journal, OpenOptions, RecoveryError, StoreError, Witness};
+use crate::ledger::{CheckpointError, Ledger, LedgerHandle, Loaded, StartError};
+use crate::metrics::Metrics;
+use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
+use crate::shutdown::{DrainToken, Shutdown};
+use crate::tasks::{OnExit, Supervisor};
+use crate::{http, tracker, ws};
+use probes::Probes;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+
+/// How long the ledger may take to answer what stands in its queue.
+const LEDGER_DRAIN: Duration = Duration::from_secs(20);
+/// How long WebSocket clients may take to answer the close.
+const WS_DRAIN: Duration = Duration::from_secs(5);
+/// How often the age of a sync under way is looked at.
+const WATCHDOG_TICK: Duration = Duration::from_millis(500);
+/// How much of the journal may wait for the tracker in memory before it reads the journal instead.
+const TRACKER_QUEUE_BYTES: usize = 16 << 20;
+
+/// Why the service did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The Kafka cursor cannot be read.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The books cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] StartError),
+    /// The pipeline cannot be started.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused a thread or a signal handler.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+    /// The journal failed while running.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A part ended that must not end.
+    #[error("{0}")]
+    Failed(Arc<str>),
+    /// The journal failed, or did not sync any more; see the reason.
+    #[error("{0}")]
+    Disk(Arc<str>),
+}
+
+impl AppError {
+    /// The exit code that tells it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Pipeline(PipelineError::Config(_) | PipelineError::Kafka(_)) => Exit::Usage,
+            Self::Recovery(RecoveryError::Locked { .. }) => Exit::TryAgain,
+            Self::Recovery(
+                RecoveryError::NoRights { .. }
+                | RecoveryError::Io { .. }
+                | RecoveryError::NewerFormat { .. }
+                | RecoveryError::DevStore { .. }
+                | RecoveryError::SettingsMismatch { .. }
+                | RecoveryError::CurrencyChanged { .. },
+            )
+            | Self::Checkpoint(_)
+            | Self::Cursor(_)
+            | Self::Ledger(StartError::ForeignCheckpoint { .. })
+            | Self::Pipeline(PipelineError::ForeignCursor { .. }) => Exit::CannotCreate,
+            Self::Recovery(_) | Self::Ledger(_) => Exit::Damaged,
+            Self::Listen { .. } => Exit::Unavailable,
+            Self::Store(_) | Self::Disk(_) => Exit::Io,
+            Self::System(_) | Self::Failed(_) | Self::Pipeline(PipelineError::Thread(_)) => {
+                Exit::Internal
+            }
+        }
+    }
+}
+
+/// Runs the service until it is asked to stop or cannot go on. To be called once, within a multi-threaded runtime.
+///
+/// # Errors
+/// [`AppError`]; its [`AppError::exit`] says what to tell the shell.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    let supervisor = Supervisor::new();
+    let shutdown = Shutdown::on_signals(&supervisor)?;
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let running = Running::start(config, &clock, &supervisor, &shutdown).await?;
+    let token = shutdown.token();
+    tokio::select! {
+        () = token.draining() => running.stop(&supervisor, &token).await,
+        reason = supervisor.failed() => {
+            let disk = running.probes.disk_failed();
+            Err(if disk { AppError::Disk(reason) } else { AppError::Failed(reason) })
+        }
+    }
+}
+
+/// All parts, running.
+struct Running {
+    ledger: Ledger,
+    pipeline: PipelineStopper,
+    subscribers: ws::Endpoint,
+    http: http::Server,
+    probes: Arc<Probes>,
+    drain_timeout: Duration,
+    http_drain_timeout: Duration,
+    ships_to_kafka: bool,
+}
+
+impl Running {
+    async fn start(
+        config: Config,
+        clock: &SharedClock,
+        supervisor: &Supervisor,
+        shutdown: &Shutdown,
+    ) -> Result<Self, AppError> {
+        let access = Arc::clone(&config.access);
+        let metrics = Metrics::default();
+        let cursor = Cursor::load(&config.journal.data_dir)?;
+        let loaded = Loaded::read(&config.ledger)?;
+        let witnesses = [
+            cursor.as_ref().map(|cursor| cursor.witness),
+            loaded.witness(),
+        ];
+        let witnesses = witnesses.into_iter().flatten().collect();
+        let journal = open_journal(&config, witnesses, clock, supervisor)?;
+        let reader = journal.reader();
+        let currencies = journal.settings().currencies.clone();
+        let ids = IdCipher::new(&journal.settings().id_key);
+        let drain_timeout = Duration::from_millis(config.pipeline.drain_timeout_ms);
+        let (pipeline, pipeline_stopper) =
+            start_pipeline(&config, cursor, &journal, clock, &metrics, supervisor)?;
+        let follower = journal.follow("tracker", journal.durable(), TRACKER_QUEUE_BYTES);
+        let ledger = Ledger::start(
+            config.ledger.clone(),
+            loaded,
+            journal,
+            clock,
+            &metrics,
+            supervisor,
+        )?;
+        let (tracker, _ends_with_the_journal) = tracker::start(
+            config.tracker.clone(),
+            follower,
+            &reader,
+            Arc::clone(clock),
+            metrics.clone(),
+            supervisor,
+        )?;
+        let subscribers = ws::Endpoint::new(
+            config.ws.clone(),
+            tracker.clone(),
+            ledger.queries(),
+            Arc::clone(&access),
+            reader.clone(),
+            Arc::clone(clock),
+            metrics.clone(),
+            supervisor.clone(),
+        );
+        let probes = Arc::new(Probes {
+            clock: Arc::clone(clock),
+            started: clock.monotonic(),
+            metrics: metrics.clone(),
+            reader: reader.clone(),
+            ledger: ledger.handle(),
+            ledger_stats: Box::new(ledger.stats()),
+            pipeline: pipeline.clone(),
+            tracker: tracker.clone(),
+            sync_stalled: Duration::from_millis(config.ledger.sync_stalled_ms),
+            sync_dead: Duration::from_millis(config.ledger.sync_dead_ms),
+            draining: shutdown.token(),
+            supervisor: supervisor.clone(),
+        });
+        watch_disk(Arc::clone(&probes), ledger.handle(), supervisor);
+        reload_tokens(Arc::clone(&access), shutdown, supervisor);
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr()?;
+        let upgrades = subscribers.clone();
+        let services = http::Services {
+            ledger: ledger.handle(),
+            queries: ledger.queries(),
+            tracker,
+            pipeline,
+            metrics,
+            access,
+            clock: Arc::clone(clock),
+            reader,
+            ids,
+            currencies,
+            upgrade: Box::new(move |request, caller| upgrades.upgrade(request, caller)),
+            render_metrics: probes.renderer(),
+            readiness: probes.readiness(),
+            config: config.http.clone(),
+        };
+        let http = http::Server::start(listener, services, supervisor);
+        announce(&config, address);
+        Ok(Self {
+            ledger,
+            pipeline: pipeline_stopper,
+            subscribers,
+            http,
+            probes,
+            drain_timeout,
+            http_drain_timeout: config.http.drain_timeout,
+            ships_to_kafka: config.pipeline.brokers.is_some(),
+        })
+    }
+
+    /// The order: no new requests, the ledger's queue, subscribers, Kafka, checkpoint and journal. Whoever comes later
+    /// needs what those before have left durable. A second signal ends each wait for others.
+    async fn stop(mut self, supervisor: &Supervisor, token: &DrainToken) -> Result<(), AppError> {
+        supervisor.start_drain();
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(self.http_drain_timeout) => {}
+                () = token.hurrying() => {}
+            }
+        };
+        self.http.drain(patience).await;
+        let ledger = tokio::task::spawn_blocking(move || {
+            let drained = self.ledger.drain(LEDGER_DRAIN);
+            (self.ledger, drained)
+        });
+        let (ledger, drained) = ledger.await.map_err(io::Error::other)?;
+        if !drained {
+            error!("the ledger did not answer its queue in time");
+        }
+        tokio::select! {
+            _cut_off = self.subscribers.drain(WS_DRAIN) => {}
+            () = token.hurrying() => {}
+        }
+        let drain_timeout = if token.is_hurrying() {
+            Duration::ZERO
+        } else {
+            self.drain_timeout
+        };
+        let pipeline = self.pipeline;
+        let closing = tokio::task::spawn_blocking(move || {
+            if !pipeline.stop(drain_timeout) && self.ships_to_kafka {
+                warn!("some events wait in the journal for Kafka; the next start ships them");
+            }
+            ledger.close()
+        });
+        closing.await.map_err(io::Error::other)??;
+        if !drained {
+            return Err(AppError::Disk(
+                "the ledger did not answer its queue in time".into(),
+            ));
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| AppError::Listen { address, source })
+}
+
+fn open_journal(
+    config: &Config,
+    witnesses: Vec<Witness>,
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+) -> Result<Journal, RecoveryError> {
+    let options = OpenOptions {
+        dev: config.mode == Mode::Dev,
+        accept_dev_store: config.accept_dev_store,
+        currencies: config.currencies.clone(),
+        witnesses,
+    };
+    Journal::open(&config.journal, options, Arc::clone(clock), supervisor)
+}
+
+fn start_pipeline(
+    config: &Config,
+    cursor: Option<Cursor>,
+    journal: &Journal,
+    clock: &SharedClock,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<(PipelineHandle, PipelineStopper), PipelineError> {
+    let sources = pipeline::Sources {
+        data_dir: &config.journal.data_dir,
+        cursor,
+        follow: &|after, queue_bytes| journal.follow("pipeline", after, queue_bytes),
+        reader: journal.reader(),
+        ids: IdCipher::new(&journal.settings().id_key),
+        currencies: journal.settings().currencies.clone(),
+        clock: Arc::clone(clock),
+        metrics: metrics.clone(),
+        supervisor,
+    };
+    pipeline::start(config.pipeline.clone(), sources)
+}
+
+/// Looks at the age of the sync under way: refuses writes while it is too old, ends the process when it is hopeless.
+fn watch_disk(probes: Arc<Probes>, ledger: LedgerHandle, supervisor: &Supervisor) {
+    let failing = supervisor.clone();
+    supervisor.spawn_task("watchdog", OnExit::StopProcess, async move {
+        let mut suspended = false;
+        loop {
+            tokio::time::sleep(WATCHDOG_TICK).await;
+            let age = probes.reader.sync_age();
+            let stalled = age >= probes.sync_stalled;
+            if stalled != suspended {
+                warn!(
+                    stalled,
+                    ?age,
+                    "writes are refused while the disk does not answer"
+                );
+                ledger.suspend(stalled);
+                suspended = stalled;
+            }
+            if age >= probes.sync_dead {
+                failing.fail(&format!("a sync has not returned for {} s", age.as_secs()));
+            }
+        }
+    });
+}
+
+fn reload_tokens(access: Arc<Access>, shutdown: &Shutdown, supervisor: &Supervisor) {
+    let mut reloads = shutdown.reloads();
+    supervisor.spawn_task("tokens", OnExit::Continue, async move {
+        loop {
+            reloads.next().await;
+            match access.reload() {
+                Ok(tokens) => info!(tokens, "read the tokens file again"),
+                Err(cause) => error!(%cause, "the tokens file was not read; the old tokens stay"),
+            }
+        }
+    });
+}
+
+/// The first line on stdout is an interface: it says that the service is ready, and where. A closed stdout is no reason
+/// to stop.
+fn announce(config: &Config, address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    let mut told = writeln!(out, "listening on http://{address}");
+    if config.mode == Mode::Dev {
+        told = told
+            .and_then(|()| writeln!(out, "  transactions  http://{address}/api/v1/transactions"))
+            .and_then(|()| writeln!(out, "  events        http://{address}/api/v1/events"))
+            .and_then(|()| writeln!(out, "  updates       ws://{address}/ws/transactions"))
+            .and_then(|()| writeln!(out, "  metrics       http://{address}/metrics"));
+    }
+    let _closed_stdout = told.and_then(|()| out.flush());
+    info!(%address, data_dir = %config.journal.data_dir.display(), "ready");
+}

@@ -1,0 +1,109 @@
+//! What `/metrics` and `/readyz` show, gathered from the parts at the moment of asking.
+
+use crate::clock::SharedClock;
+use crate::journal::JournalReader;
+use crate::ledger::{LedgerHandle, LedgerStats};
+use crate::metrics::{Gauges, KafkaState, Metrics};
+use crate::pipeline::{PipelineHandle, PipelineState};
+use crate::shutdown::DrainToken;
+use crate::tasks::Supervisor;
+use crate::tracker::TrackerHandle;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Eyes on every part.
+pub(super) struct Probes {
+    pub(super) clock: SharedClock,
+    pub(super) started: Duration,
+    pub(super) metrics: Metrics,
+    pub(super) reader: JournalReader,
+    pub(super) ledger: LedgerHandle,
+    pub(super) ledger_stats: Box<dyn Fn() -> LedgerStats + Send + Sync>,
+    pub(super) pipeline: PipelineHandle,
+    pub(super) tracker: TrackerHandle,
+    pub(super) sync_stalled: Duration,
+    pub(super) sync_dead: Duration,
+    pub(super) draining: DrainToken,
+    pub(super) supervisor: Supervisor,
+}
+
+/// The state of each component: `Err` with the reason when it cannot do its work.
+type Components = Vec<(&'static str, Result<(), String>)>;
+
+impl Probes {
+    /// The text of `/metrics`.
+    pub(super) fn renderer(self: &Arc<Self>) -> Arc<dyn Fn() -> String + Send + Sync> {
+        let probes = Arc::clone(self);
+        Arc::new(move || probes.metrics.render(&probes.gauges()))
+    }
+
+    /// The components of `/readyz`.
+    pub(super) fn readiness(self: &Arc<Self>) -> Arc<dyn Fn() -> Components + Send + Sync> {
+        let probes = Arc::clone(self);
+        Arc::new(move || probes.components())
+    }
+
+    /// Whether the journal failed or its sync hangs.
+    pub(super) fn disk_failed(&self) -> bool {
+        self.reader.sync_age() >= self.sync_dead || self.ledger.has_failed()
+    }
+
+    fn gauges(&self) -> Gauges {
+        let ledger = (self.ledger_stats)();
+        let pipeline = self.pipeline.status();
+        let tracker = self.tracker.stats();
+        Gauges {
+            uptime: self.clock.monotonic().saturating_sub(self.started),
+            durable: self.reader.durable().get(),
+            published: pipeline.published,
+            delivered: self.tracker.delivered().get(),
+            journal: self.reader.identity().to_string(),
+            journal_bytes: self.reader.size_bytes(),
+            sync_age: self.reader.sync_age(),
+            ledger_queue_commands: self.ledger.queued_commands() as u64,
+            wallets: ledger.wallets,
+            holds_open: ledger.open_holds,
+            kafka_state: match pipeline.state {
+                PipelineState::Off => KafkaState::Off,
+                PipelineState::Connecting => KafkaState::Connecting,
+                PipelineState::Running => KafkaState::Running,
+                PipelineState::Stopped(_) => KafkaState::Stopped,
+            },
+            kafka_lag_events: pipeline.lag_events,
+            kafka_lag_seconds: pipeline.lag_seconds,
+            kafka_published_total: pipeline.published_total,
+            kafka_acknowledged_total: pipeline.acknowledged_total,
+            kafka_failed_total: pipeline.failed_total,
+            kafka_repeated_total: pipeline.repeated_total,
+            kafka_quarantined_total: pipeline.quarantined_total,
+            ws_connections: tracker.connections,
+            ws_subscriptions: tracker.subscriptions,
+            ws_queue_bytes: tracker.queued_bytes,
+        }
+    }
+
+    /// Kafka away does not make the service unready: events wait in the journal. Kafka that waits for the operator does.
+    fn components(&self) -> Components {
+        let age = self.reader.sync_age();
+        let disk = if self.ledger.has_failed() {
+            Err("the journal failed; the process is ending".into())
+        } else if age >= self.sync_stalled {
+            Err(format!(
+                "a sync has been running for {} ms",
+                age.as_millis()
+            ))
+        } else {
+            Ok(())
+        };
+        let kafka = match self.pipeline.status().state {
+            PipelineState::Stopped(reason) => Err(reason),
+            PipelineState::Off | PipelineState::Connecting | PipelineState::Running => Ok(()),
+        };
+        let process = match self.supervisor.failure() {
+            Some(reason) => Err(reason.to_string()),
+            None if self.draining.is_draining() => Err("stopping".into()),
+            None => Ok(()),
+        };
+        vec![("process", process), ("journal", disk), ("kafka", kafka)]
+    }
+}

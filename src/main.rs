@@ -1,0 +1,77 @@
+//! argv → [`Config`] → log → runtime → [`app::run`] → exit code. The only place that ends the process.
+
+use echopay::app;
+use echopay::cli::{self, Exit, Stop};
+use echopay::config::Config;
+use echopay::logging;
+use echopay::tasks::Supervisor;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{error, warn};
+
+/// How long blocking work that nobody waits for any more may hold up the end.
+const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let exit = match configure() {
+        Ok(config) => serve(config),
+        Err(Stop::Print(text)) => {
+            let _stdout_is_closed = std::io::stdout().write_all(text.as_bytes());
+            Exit::Success
+        }
+        Err(Stop::Usage(line)) => say(Exit::Usage, &line),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn configure() -> Result<Config, Stop> {
+    let invocation = cli::parse()?;
+    Config::load(invocation).map_err(|error| Stop::Usage(error.to_string()))
+}
+
+fn serve(config: Config) -> Exit {
+    // The log's thread outlives every other part, so it has a supervisor of its own.
+    let log = match logging::start(&config.logging, &Supervisor::new()) {
+        Ok(log) => log,
+        Err(reason) => return say(Exit::Internal, &reason),
+    };
+    raise_open_files_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(reason) => return say(Exit::Internal, &format!("no runtime: {reason}")),
+    };
+    let ended = runtime.block_on(app::run(config));
+    runtime.shutdown_timeout(RUNTIME_STOP_DEADLINE);
+    let exit = match ended {
+        Ok(()) => Exit::Success,
+        Err(reason) => {
+            error!(%reason, "ended");
+            reason.exit()
+        }
+    };
+    log.flush();
+    exit
+}
+
+/// One line on stderr, for whoever typed the command; there is no log yet.
+fn say(exit: Exit, line: &str) -> Exit {
+    let _stderr_is_closed = writeln!(std::io::stderr(), "echopay: {line}");
+    exit
+}
+
+/// Each connection is an open file; the usual soft limit of 1,024 is there for programs that use select(2).
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(reason) = setrlimit(Resource::Nofile, raised) {
+        warn!(%reason, soft_limit = limit.current, "the limit of open files stays where it is");
+    }
+}
