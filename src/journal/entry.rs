@@ -480,6 +480,13 @@ impl Entry {
 
     /// Its events in the order of their sequences.
     pub fn events(&self) -> impl Iterator<Item = Event<'_>> {
+        use EventDetail::Transaction as Lifecycle;
+        use EventKind::{
+            TransactionCompleted as Completed, TransactionCreated as Created,
+            TransactionFailed as Failed, TransactionReversed as Reversed,
+        };
+        let created = |m| Some(Lifecycle(Movement::event(m, Created, Status::Pending)));
+        let completed = |m| Some(Lifecycle(Movement::event(m, Completed, Status::Completed)));
         let details: [Option<EventDetail<'_>>; 4] = match &self.body {
             Body::WalletOpened(opened) => [
                 Some(EventDetail::Wallet(WalletEvent {
@@ -491,76 +498,40 @@ impl Entry {
                 None,
                 None,
             ],
-            Body::Transfer(m) => [
-                Some(m.event(EventKind::TransactionCreated, Status::Pending)),
-                Some(m.event(EventKind::TransactionCompleted, Status::Completed)),
-                Some(m.paid()),
-                Some(m.received()),
-            ],
-            Body::Issuance(m) => [
-                Some(issued(
-                    m.event(EventKind::TransactionCreated, Status::Pending),
-                )),
-                Some(issued(
-                    m.event(EventKind::TransactionCompleted, Status::Completed),
-                )),
-                Some(m.received()),
+            Body::Transfer(m) => [created(m), completed(m), Some(m.paid()), Some(m.received())],
+            Body::Issuance(m) => [created(m), completed(m), Some(m.received()), None],
+            Body::Redemption(m) => [created(m), completed(m), Some(m.paid()), None],
+            Body::TransferRefused(RefusedMovement {
+                movement: m,
+                reason,
+            }) => {
+                let failed = TransactionEvent {
+                    reason: Some(*reason),
+                    ..m.event(Failed, Status::Failed)
+                };
+                [created(m), Some(Lifecycle(failed)), None, None]
+            }
+            Body::HoldPlaced(hold) => [created(&hold.movement), None, None, None],
+            Body::HoldCaptured(a) => [
+                Some(Lifecycle(a.event(Completed, Status::Completed))),
+                Some(a.decreased(&a.from)),
+                Some(a.increased(&a.to)),
                 None,
             ],
-            Body::Redemption(m) => [
-                Some(m.event(EventKind::TransactionCreated, Status::Pending)),
-                Some(m.event(EventKind::TransactionCompleted, Status::Completed)),
-                Some(m.paid()),
+            Body::HoldVoided(voided) => {
+                let failed = TransactionEvent {
+                    reason: Some(voided.reason),
+                    ..voided.amendment.event(Failed, Status::Failed)
+                };
+                [Some(Lifecycle(failed)), None, None, None]
+            }
+            Body::Reversal(a) => [
+                Some(Lifecycle(a.event(Reversed, Status::Reversed))),
+                Some(a.increased(&a.from)),
+                Some(a.decreased(&a.to)),
                 None,
             ],
-            Body::TransferRefused(refused) => [
-                Some(
-                    refused
-                        .movement
-                        .event(EventKind::TransactionCreated, Status::Pending),
-                ),
-                Some(failed(
-                    refused
-                        .movement
-                        .event(EventKind::TransactionFailed, Status::Failed),
-                    refused.reason,
-                )),
-                None,
-                None,
-            ],
-            Body::HoldPlaced(hold) => [
-                Some(
-                    hold.movement
-                        .event(EventKind::TransactionCreated, Status::Pending),
-                ),
-                None,
-                None,
-                None,
-            ],
-            Body::HoldCaptured(amendment) => [
-                Some(amendment.event(EventKind::TransactionCompleted, Status::Completed)),
-                Some(amendment.decreased(&amendment.from)),
-                Some(amendment.increased(&amendment.to)),
-                None,
-            ],
-            Body::HoldVoided(voided) => [
-                Some(failed(
-                    voided
-                        .amendment
-                        .event(EventKind::TransactionFailed, Status::Failed),
-                    voided.reason,
-                )),
-                None,
-                None,
-                None,
-            ],
-            Body::Reversal(amendment) => [
-                Some(amendment.event(EventKind::TransactionReversed, Status::Reversed)),
-                Some(amendment.increased(&amendment.from)),
-                Some(amendment.decreased(&amendment.to)),
-                None,
-            ],
-            Body::FraudScored(scored) => [Some(scored.event()), None, None, None],
+            Body::FraudScored(scored) => [Some(Lifecycle(scored.event())), None, None, None],
         };
         let (mut sequence, at) = (self.first, self.at);
         details.into_iter().flatten().map(move |detail| {
@@ -576,8 +547,8 @@ impl Entry {
 }
 
 impl Movement {
-    fn event(&self, kind: EventKind, status: Status) -> EventDetail<'_> {
-        EventDetail::Transaction(TransactionEvent {
+    fn event(&self, kind: EventKind, status: Status) -> TransactionEvent<'_> {
+        TransactionEvent {
             kind,
             transaction: self.transaction,
             from: self.from.wallet,
@@ -589,8 +560,8 @@ impl Movement {
             metadata: self.metadata.as_deref(),
             scores: None,
             reason: None,
-            issued: false,
-        })
+            issued: self.from.wallet.is_issuer(),
+        }
     }
 
     fn paid(&self) -> EventDetail<'_> {
@@ -603,8 +574,8 @@ impl Movement {
 }
 
 impl Amendment {
-    fn event(&self, kind: EventKind, status: Status) -> EventDetail<'_> {
-        EventDetail::Transaction(TransactionEvent {
+    fn event(&self, kind: EventKind, status: Status) -> TransactionEvent<'_> {
+        TransactionEvent {
             kind,
             transaction: self.transaction,
             from: self.from.wallet,
@@ -617,7 +588,7 @@ impl Amendment {
             scores: None,
             reason: None,
             issued: self.from.wallet.is_issuer(),
-        })
+        }
     }
 
     fn decreased(&self, leg: &Leg) -> EventDetail<'_> {
@@ -630,39 +601,14 @@ impl Amendment {
 }
 
 impl Scored {
-    fn event(&self) -> EventDetail<'_> {
+    fn event(&self) -> TransactionEvent<'_> {
         let old_score = self.amendment.fraud_score;
-        match self
-            .amendment
-            .event(EventKind::FraudScoreUpdated, self.amendment.status_before)
-        {
-            EventDetail::Transaction(event) => EventDetail::Transaction(TransactionEvent {
-                fraud_score: self.new_score,
-                scores: Some((old_score, self.new_score)),
-                ..event
-            }),
-            other @ (EventDetail::Balance(_) | EventDetail::Wallet(_)) => other,
+        let status = self.amendment.status_before;
+        TransactionEvent {
+            fraud_score: self.new_score,
+            scores: Some((old_score, self.new_score)),
+            ..self.amendment.event(EventKind::FraudScoreUpdated, status)
         }
-    }
-}
-
-fn issued(detail: EventDetail<'_>) -> EventDetail<'_> {
-    match detail {
-        EventDetail::Transaction(event) => EventDetail::Transaction(TransactionEvent {
-            issued: true,
-            ..event
-        }),
-        other @ (EventDetail::Balance(_) | EventDetail::Wallet(_)) => other,
-    }
-}
-
-fn failed(detail: EventDetail<'_>, reason: FailureReason) -> EventDetail<'_> {
-    match detail {
-        EventDetail::Transaction(event) => EventDetail::Transaction(TransactionEvent {
-            reason: Some(reason),
-            ..event
-        }),
-        other @ (EventDetail::Balance(_) | EventDetail::Wallet(_)) => other,
     }
 }
 

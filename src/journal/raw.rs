@@ -13,8 +13,9 @@ use std::path::Path;
 
 /// Bytes read at a time.
 const WINDOW_BYTES: usize = 4 << 20;
-/// Bytes of the newest pages that are kept for salvage; the tails that were seen lost had up to 5 MiB.
-const KEPT_BYTES_MAX: usize = 16 << 20;
+/// Bytes of the newest pages that are kept for salvage: the largest group that the ledger makes, with room. The tails
+/// that were seen lost had up to 5 MiB.
+const KEPT_BYTES_MAX: usize = 40 << 20;
 
 /// What a scan found.
 #[derive(Debug, Default)]

@@ -231,6 +231,11 @@ impl Checkpointer {
         let mut bytes = Vec::new();
         let mut bitmap = [0; BITMAP_BYTES];
         for index in 0..SHARDS {
+            // IMPORTANT: before the mark is taken, so that a shard said to have a file has one: a first row that comes in
+            // behind the mark would claim a file that the next start misses, and replays everything for.
+            if !self.books.shard(index).is_empty() {
+                bitmap[index / 8] |= 1 << (index % 8);
+            }
             if self.books.take_dirty(index) {
                 self.write_shard_bytes(index, &mut bytes);
                 if let Err(cause) = replace_file(&dir, &shard_path(&dir, index), &bytes) {
@@ -239,9 +244,6 @@ impl Checkpointer {
                 }
                 size_bytes += bytes.len() as u64;
                 paced = paced && !self.pause(pace);
-            }
-            if !self.books.shard(index).is_empty() {
-                bitmap[index / 8] |= 1 << (index % 8);
             }
         }
         let identity = self.reader.identity();

@@ -14,6 +14,9 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Entries from which a group takes in no further command. Default 16,384.
     pub group_entries_max: usize,
+    /// Bytes of commands from which a group takes in no further one; a batch may stand above it. What a group can reach
+    /// by that (some 32 MiB) is what recovery keeps for salvage. Default 8 MiB.
+    pub group_bytes_max: usize,
     /// Holds that may be open at once. Default 1,000,000.
     pub open_holds_max: usize,
     /// Changes that one transaction may see; the last two are kept for status changes. Default 64.
@@ -48,6 +51,7 @@ impl Default for Config {
             queue_commands_max: 8_192,
             queue_bytes_max: 64 << 20,
             group_entries_max: 16_384,
+            group_bytes_max: 8 << 20,
             open_holds_max: 1_000_000,
             audit_entries_max: 64,
             stats_entries_max: 1_000_000,

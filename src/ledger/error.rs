@@ -15,9 +15,6 @@ pub enum Refusal {
     /// Balance less holds plus overdraft limit does not reach.
     #[error("insufficient funds")]
     InsufficientFunds,
-    /// A wallet is frozen.
-    #[error("wallet is frozen")]
-    WalletFrozen,
     /// A balance would leave the range of 64 bits.
     #[error("balance out of range")]
     BalanceOverflow,
@@ -30,9 +27,6 @@ pub enum Refusal {
     /// As many holds are open as allowed. Not journaled.
     #[error("too many open holds")]
     TooManyHolds,
-    /// Another item of an atomic batch was refused. Not journaled.
-    #[error("another transaction of the atomic batch was refused")]
-    BatchAborted,
 }
 
 /// A refusal, and what it left behind.
@@ -100,12 +94,10 @@ impl Refusal {
             Self::WalletNotFound(_) => "WALLET_NOT_FOUND",
             Self::WalletExists(_) => "WALLET_ALREADY_EXISTS",
             Self::InsufficientFunds => "INSUFFICIENT_FUNDS",
-            Self::WalletFrozen => "WALLET_FROZEN",
             Self::BalanceOverflow => "BALANCE_OVERFLOW",
             Self::InvalidStatusTransition => "INVALID_STATUS_TRANSITION",
             Self::AuditTrailFull => "AUDIT_TRAIL_FULL",
             Self::TooManyHolds => "TOO_MANY_HOLDS",
-            Self::BatchAborted => "BATCH_ABORTED",
         }
     }
 }

@@ -3,10 +3,11 @@
 use super::command::{BatchItem, Command, Reply};
 use super::error::SubmitError;
 use crate::metrics::Metrics;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 /// What a waiter gets.
@@ -141,11 +142,13 @@ impl LedgerHandle {
         self.tx.len()
     }
 
-    /// Lets the ledger thread answer what stands in the queue and end. Blocks while the queue is full.
-    pub(super) fn drain(&self) {
+    /// Lets the ledger thread answer what stands in the queue and end; whether it could be told so within `patience`:
+    /// a full queue in front of a disk that hangs never moves. Nothing more is accepted either way. Blocks.
+    pub(super) fn drain(&self, patience: Duration) -> bool {
         self.places.close();
-        // Why ignored: a thread that is gone has nothing left to drain.
-        let _ = self.tx.send(Message::Drain);
+        let told = self.tx.send_timeout(Message::Drain, patience);
+        // A thread that is gone has nothing left to drain.
+        !matches!(told, Err(SendTimeoutError::Timeout(_)))
     }
 }
 
@@ -209,5 +212,29 @@ impl Mailbox {
                 let _ = reply_tx.send(answer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_gives_up_on_a_full_queue_that_does_not_move() {
+        let (handle, rx, _places) = queue(1, 1 << 20, Metrics::default());
+        handle.tx.send(Message::Drain).unwrap();
+        let (told_tx, told_rx) = bounded(1);
+        let waiting = handle.clone();
+        #[expect(clippy::disallowed_methods, reason = "the drain itself may hang here")]
+        let drain = std::thread::spawn(move || {
+            told_tx
+                .send(waiting.drain(Duration::from_millis(10)))
+                .unwrap();
+        });
+        let told = told_rx.recv_timeout(Duration::from_secs(30));
+        drop(rx);
+        drain.join().unwrap();
+        assert_eq!(told, Ok(false));
+        assert!(handle.drain(Duration::ZERO), "the thread is gone");
     }
 }

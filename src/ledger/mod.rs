@@ -4,6 +4,8 @@
 //! durable view that queries read and `checkpoint.rs` writes out; `handle.rs` has the verbs for others, `query.rs`
 //! the questions. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
 
+#[doc(hidden)]
+pub mod bench;
 mod books;
 mod checkpoint;
 mod command;

@@ -632,3 +632,37 @@ fn a_balance_never_leaves_the_range_of_its_type() {
     assert_eq!(refused.refusal, Refusal::BalanceOverflow);
     assert!(refused.journaled.is_some());
 }
+
+/// What the edge refuses: payer and receiver are one, so both legs would start from the same balance.
+#[test]
+#[should_panic(expected = "would change the sum of all balances by 10 minor units")]
+fn an_entry_that_makes_money_is_never_handed_to_the_journal() {
+    let mut rig = Rig::new();
+    rig.run(Op::Open {
+        wallet: 0,
+        overdraft: 100,
+    });
+    let _never = rig.execute(Command::Transfer(request(0, 0, 10, false)));
+}
+
+#[test]
+fn a_refused_batch_leaves_no_expiry_of_its_holds_behind() {
+    let mut rig = Rig::new();
+    for wallet in 0..2 {
+        rig.run(Op::Open {
+            wallet,
+            overdraft: 100,
+        });
+    }
+    let held = BatchItem::Transfer(request(0, 1, 10, true));
+    let unknown = BatchItem::Transfer(request(0, 4, 10, false));
+    let refused = rig.execute(Command::Batch {
+        items: vec![held, unknown],
+        atomic: true,
+    });
+    assert!(
+        matches!(refused, Err(SubmitError::BatchRefused { index: 1, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(rig.state.next_expiry(), None);
+}

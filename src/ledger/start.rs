@@ -204,11 +204,12 @@ impl Ledger {
         }
     }
 
-    /// Answers what stands in the queue and ends the ledger's thread; whether it ended within `patience`. From then on
-    /// nothing is appended any more. Blocks.
+    /// Answers what stands in the queue and ends the ledger's thread; whether it ended within `patience` (once for the
+    /// place in the queue, once for the answers). From then on nothing is appended any more. Blocks.
     pub fn drain(&mut self, patience: Duration) -> bool {
-        self.handle.drain();
-        self.journal = self.journal_rx.recv_timeout(patience).ok();
+        if self.handle.drain(patience) {
+            self.journal = self.journal_rx.recv_timeout(patience).ok();
+        }
         self.journal.is_some()
     }
 

@@ -1,9 +1,10 @@
 //! The ledger whole, on a real journal in a real folder: what it answered is there after every kind of restart.
 
 use super::{
-    BatchItem, Command, Config, Ledger, Loaded, MovementRequest, OpenWallet, Reply, SubmitError,
+    BatchItem, Command, Config, HoldSpec, Ledger, Loaded, MovementRequest, OpenWallet, Reply,
+    SubmitError,
 };
-use crate::clock::{ManualClock, SharedClock};
+use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::journal::{self, Journal, OpenOptions};
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
@@ -11,6 +12,7 @@ use crate::types::{Currencies, Currency, MinorUnits, Sequence, TimestampMs, Wall
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -40,13 +42,17 @@ struct Rig {
 impl Rig {
     /// Opens what is in `dir`, as the service does.
     fn open(dir: &Path) -> Self {
+        let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
+        Self::open_at(dir, &clock)
+    }
+
+    fn open_at(dir: &Path, clock: &SharedClock) -> Self {
         let config = Config {
             data_dir: dir.into(),
             checkpoint_interval_ms: 1,
             checkpoint_pace_ms: 0,
             ..Config::default()
         };
-        let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
         let supervisor = Supervisor::new();
         let loaded = Loaded::read(&config).unwrap();
         let options = OpenOptions {
@@ -57,9 +63,9 @@ impl Rig {
         };
         let journal_config = journal::Config::new(dir);
         let journal =
-            Journal::open(&journal_config, options, Arc::clone(&clock), &supervisor).unwrap();
+            Journal::open(&journal_config, options, Arc::clone(clock), &supervisor).unwrap();
         let metrics = Metrics::default();
-        let ledger = Ledger::start(config, loaded, journal, &clock, &metrics, &supervisor).unwrap();
+        let ledger = Ledger::start(config, loaded, journal, clock, &metrics, &supervisor).unwrap();
         Self { ledger, supervisor }
     }
 
@@ -259,4 +265,55 @@ async fn a_drained_ledger_refuses_and_records_nothing() {
     let as_of = rig.ledger.queries().balance(wallet(0), USD).sequence;
     assert_eq!(as_of, Sequence::new(8));
     rig.ledger.close().unwrap();
+}
+
+/// Counts who asks for the wall clock.
+#[derive(Debug)]
+struct CountingClock {
+    inner: ManualClock,
+    readings: AtomicUsize,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> TimestampMs {
+        self.readings.fetch_add(1, Ordering::Relaxed);
+        self.inner.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic()
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        self.inner.fill_random(bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_thread_sleeps_while_a_leap_of_the_clock_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(CountingClock {
+        inner: ManualClock::new(TimestampMs::new(1_000), 7),
+        readings: AtomicUsize::new(0),
+    });
+    let shared: SharedClock = Arc::<CountingClock>::clone(&clock);
+    let rig = Rig::open_at(dir.path(), &shared);
+    rig.fill(2).await;
+    let holding = MovementRequest {
+        hold: Some(HoldSpec {
+            expires_in_ms: 60_000,
+        }),
+        ..movement(0, 1, 10)
+    };
+    rig.submit(Command::Transfer(holding)).await.unwrap();
+    // The wall clock is behind the hold's expiry, the ledger's time is not.
+    clock.inner.set_wall(TimestampMs::new(86_400_000));
+    rig.submit(Command::Transfer(movement(0, 1, 1)))
+        .await
+        .unwrap();
+    let before = clock.readings.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let readings = clock.readings.load(Ordering::Relaxed) - before;
+    assert!(readings < 100, "{readings} readings while nothing was due");
+    rig.stop();
 }

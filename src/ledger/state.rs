@@ -44,7 +44,7 @@ pub(super) struct State {
     rules: Rules,
     /// First sequence of the next entry.
     next: Sequence,
-    /// When which open hold expires. May name holds that were undone with their batch; [`State::expire`] drops those.
+    /// When which open hold expires.
     expiry: BTreeSet<(TimestampMs, Sequence)>,
 }
 
@@ -179,10 +179,8 @@ impl State {
             && expires_at <= now
         {
             self.expiry.remove(&(expires_at, created));
-            let Some(hold) = self
-                .hold(created)
-                .filter(|hold| hold.expires_at == expires_at)
-            else {
+            // Invariant: who ends or undoes a hold takes it out of `expiry`.
+            let Some(hold) = self.hold(created) else {
                 continue;
             };
             let amendment = self.hold_amendment(created, &hold, None, None);
@@ -290,7 +288,11 @@ impl State {
                 Err(NotMoved { refusal, .. }) => {
                     self.overlay.roll_back();
                     self.next = first;
-                    out.truncate(start);
+                    for undone in out.drain(start..) {
+                        if let Body::HoldPlaced(hold) = undone.body {
+                            self.expiry.remove(&(hold.expires_at, undone.first));
+                        }
+                    }
                     return Err(SubmitError::BatchRefused { index, refusal });
                 }
             }
@@ -640,6 +642,9 @@ impl State {
     }
 
     /// Applies `body` as the next entry and appends it to `out`; below this line nothing can be refused.
+    ///
+    /// # Panics
+    /// When the balances would not sum to what they did (I3): better no ledger than a wrong one.
     fn record(&mut self, body: Body, at: TimestampMs, out: &mut Vec<Entry>) -> Sequence {
         let entry = Entry {
             first: self.next,
@@ -663,12 +668,18 @@ impl State {
             }
             _ => {}
         }
-        apply(
+        let drift_minor = apply(
             &mut Layered {
                 books: &self.books,
                 overlay: &mut self.overlay,
             },
             &entry,
+        );
+        // I3. Nothing of this group is written yet: better no answer than money out of nothing.
+        assert!(
+            drift_minor == 0,
+            "entry {} would change the sum of all balances by {drift_minor} minor units",
+            entry.first
         );
         let last = entry.last();
         self.next = last.next();
@@ -794,4 +805,38 @@ fn move_money(from: &mut Leg, to: &mut Leg, amount: MinorUnits) -> Result<(), Re
     from.balance_after = paid;
     to.balance_after = received;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    #[should_panic(expected = "would change the sum of all balances by 1 minor units")]
+    fn an_entry_that_makes_money_is_never_recorded() {
+        let rules = Rules {
+            open_holds_max: 1,
+            audit_entries_max: 3,
+            opening_balances: None,
+        };
+        let ids = IdCipher::new(&[7; 16]);
+        let mut state = State::new(Arc::new(Books::new()), ids, rules, Sequence::ORIGIN);
+        let leg = |number, balance_minor| Leg {
+            wallet: WalletId::new(Uuid::from_u128(number)).unwrap(),
+            balance_after: MinorUnits::new(balance_minor),
+            held_after: MinorUnits::ZERO,
+            link: ChainLink::default(),
+        };
+        let created_from_nothing = Movement {
+            transaction: TransactionId(Uuid::from_u128(1)),
+            from: leg(1, -100),
+            to: leg(2, 101),
+            currency: Currency::from_tag(1),
+            amount: MinorUnits::new(100),
+            metadata: None,
+        };
+        let body = Body::Transfer(created_from_nothing);
+        state.record(body, TimestampMs::new(1), &mut Vec::new());
+    }
 }

@@ -64,7 +64,8 @@ impl LedgerThread {
     }
 
     fn group(&mut self) -> Next {
-        let first = match self.rx.recv_timeout(self.wait()) {
+        let wait = self.wait();
+        let first = match self.rx.recv_timeout(wait) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Next::Drained,
@@ -76,6 +77,7 @@ impl LedgerThread {
             .expire(now, self.config.group_entries_max, &mut entries);
         let mut next = Next::Continue;
         let mut message = first;
+        let mut group_bytes = 0_usize;
         while let Some(taken) = message {
             match taken {
                 Message::Command {
@@ -85,6 +87,7 @@ impl LedgerThread {
                 } => {
                     let answer = self.state.execute(command, now, &mut entries);
                     self.places.give_back(cost_bytes);
+                    group_bytes = group_bytes.saturating_add(cost_bytes);
                     answers.push((reply_tx, answer));
                 }
                 Message::Drain => {
@@ -92,11 +95,11 @@ impl LedgerThread {
                     break;
                 }
             }
-            message = if entries.len() < self.config.group_entries_max {
-                self.rx.try_recv().ok()
-            } else {
-                None
-            };
+            // Commands that record nothing make no entries, hence the bound on the answers too.
+            let has_room = entries.len() < self.config.group_entries_max
+                && answers.len() < self.config.queue_commands_max
+                && group_bytes < self.config.group_bytes_max;
+            message = has_room.then(|| self.rx.try_recv().ok()).flatten();
         }
         if !entries.is_empty() && !self.commit(entries) {
             next = Next::Failed;
@@ -158,11 +161,14 @@ impl LedgerThread {
     }
 
     /// Until the next hold expires, at most [`IDLE_WAIT`].
-    fn wait(&self) -> Duration {
+    fn wait(&mut self) -> Duration {
+        // Why the earlier one: a hold expires once ledger time is there. That stays behind a wall clock that leapt
+        // ahead, and waits for one that went back.
+        let now = self.now().min(self.clock.now());
         let until_ms = self
             .state
             .next_expiry()
-            .map(|expires_at| expires_at.get().saturating_sub(self.clock.now().get()));
+            .map(|expires_at| expires_at.get().saturating_sub(now.get()));
         until_ms.map_or(IDLE_WAIT, |ms| Duration::from_millis(ms).min(IDLE_WAIT))
     }
 
