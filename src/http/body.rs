@@ -1,12 +1,12 @@
 //! Request bodies: type, length, size and time, checked before anyone reads JSON.
 
-use super::Config;
+use super::config::Config;
 use super::error::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -77,7 +77,11 @@ async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, ErrorKi
 ///
 /// Why: a socket closed over unread bytes is reset, and the reset overtakes the refusal on its way to the client (RFC
 /// 9112 §9.6).
-pub(super) async fn discard(body: &mut Incoming, config: &Config) {
+pub(super) async fn discard(headers: &HeaderMap, body: &mut Incoming, config: &Config) {
+    // Who waits for `100 Continue` has sent nothing, and reading would ask for it.
+    if headers.contains_key(EXPECT) || body.is_end_stream() {
+        return;
+    }
     let all = async {
         let mut left = config.refused_body_bytes_max;
         while let Some(Ok(frame)) = body.frame().await {

@@ -170,11 +170,9 @@ const fn refusal_status(refusal: Refusal) -> StatusCode {
         Refusal::InsufficientFunds => StatusCode::PAYMENT_REQUIRED,
         Refusal::TooManyHolds => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::WalletExists(_)
-        | Refusal::WalletFrozen
         | Refusal::BalanceOverflow
         | Refusal::InvalidStatusTransition
-        | Refusal::AuditTrailFull
-        | Refusal::BatchAborted => StatusCode::CONFLICT,
+        | Refusal::AuditTrailFull => StatusCode::CONFLICT,
     }
 }
 
@@ -443,7 +441,7 @@ mod tests {
     async fn an_atomic_batch_names_the_item() {
         let refused = SubmitError::BatchRefused {
             index: 3,
-            refusal: Refusal::WalletFrozen,
+            refusal: Refusal::BalanceOverflow,
         };
         let (status, body, _) = answer(refused, Style::default()).await;
         assert_eq!(status, 409);
@@ -482,12 +480,10 @@ mod tests {
             (Refusal::WalletNotFound(wallet), 404),
             (Refusal::WalletExists(wallet), 409),
             (Refusal::InsufficientFunds, 402),
-            (Refusal::WalletFrozen, 409),
             (Refusal::BalanceOverflow, 409),
             (Refusal::InvalidStatusTransition, 409),
             (Refusal::AuditTrailFull, 409),
             (Refusal::TooManyHolds, 503),
-            (Refusal::BatchAborted, 409),
         ] {
             assert_eq!(
                 ErrorKind::Refused(refusal).status_and_code().0.as_u16(),

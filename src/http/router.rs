@@ -23,6 +23,7 @@ pub(super) enum Resource<'p> {
     Issuances,
     Redemptions,
     Events,
+    Quarantine,
     Sequence,
     ServiceMetrics,
     WebSocketInfo,
@@ -91,6 +92,7 @@ impl<'p> Resource<'p> {
             ("issuances", None, None) => Some(Self::Issuances),
             ("redemptions", None, None) => Some(Self::Redemptions),
             ("events", None, None) => Some(Self::Events),
+            ("events", Some("quarantine"), None) => Some(Self::Quarantine),
             ("sequence", None, None) => Some(Self::Sequence),
             ("metrics", Some("service"), None) => Some(Self::ServiceMetrics),
             ("ws", Some("info"), None) => Some(Self::WebSocketInfo),
@@ -118,6 +120,7 @@ impl<'p> Resource<'p> {
             Self::Issuances => "/api/v1/issuances",
             Self::Redemptions => "/api/v1/redemptions",
             Self::Events => "/api/v1/events",
+            Self::Quarantine => "/api/v1/events/quarantine",
             Self::Sequence => "/api/v1/sequence",
             Self::ServiceMetrics => "/api/v1/metrics/service",
             Self::WebSocketInfo => "/api/v1/ws/info",
@@ -144,6 +147,7 @@ impl<'p> Resource<'p> {
             | Self::WalletBalance(_)
             | Self::WalletStats(_)
             | Self::Events
+            | Self::Quarantine
             | Self::Sequence
             | Self::ServiceMetrics
             | Self::WebSocketInfo
@@ -156,6 +160,7 @@ impl<'p> Resource<'p> {
         match self {
             Self::Health | Self::Livez | Self::Readyz => None,
             Self::Issuances | Self::Redemptions => Some(Scope::Issue),
+            Self::Quarantine => Some(Scope::Admin),
             Self::Transactions
             | Self::Batch
             | Self::Wallets
@@ -213,6 +218,7 @@ mod tests {
             ("/api/v1/issuances", Resource::Issuances),
             ("/api/v1/redemptions", Resource::Redemptions),
             ("/api/v1/events", Resource::Events),
+            ("/api/v1/events/quarantine", Resource::Quarantine),
             ("/api/v1/sequence", Resource::Sequence),
             ("/api/v1/metrics/service", Resource::ServiceMetrics),
             ("/api/v1/ws/info", Resource::WebSocketInfo),

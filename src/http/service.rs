@@ -22,13 +22,13 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, EXPECT, HeaderValue, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Takes a request for `/ws/transactions` over and answers it (101, or why not). The caller is `None` where the first
 /// message has to bring the token.
@@ -129,6 +129,15 @@ impl<'r> Ask<'r> {
         }
     }
 
+    /// Refuses a caller whose token lacks `scope`: for what needs more than its resource asks of everyone.
+    pub(super) fn check_scope(&self, scope: Scope) -> Result<(), ErrorKind> {
+        if self.caller.has(scope) {
+            Ok(())
+        } else {
+            Err(ErrorKind::Forbidden(lacking(scope)))
+        }
+    }
+
     /// Refuses a wallet that the caller is not bound to.
     pub(super) fn check_wallet(&self, wallet: WalletId) -> Result<(), ErrorKind> {
         if self.caller.may_see(wallet) {
@@ -158,6 +167,10 @@ pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Respons
     let origin = access.allowed_origin(request.headers()).cloned();
     let uri = request.uri().clone();
     let resource = Resource::at(uri.path());
+    let is_write = resource.is_some_and(|resource| {
+        let verb = resource.verb();
+        verb != Verb::Get && verb.takes(request.method())
+    });
     let mut response = match answer(state, request, resource, style, started).await {
         Ok(response) => response,
         Err(error) => error.response(style, clock.now()),
@@ -175,7 +188,7 @@ pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Respons
     let status = response.status();
     let pattern = resource.map_or("unknown", Resource::pattern);
     metrics.observe_http_request(method, pattern, status.as_u16(), took);
-    if resource.is_some_and(|resource| resource.verb() != Verb::Get) {
+    if is_write {
         state.counters.observe(status.is_success(), took);
     }
     response
@@ -195,14 +208,66 @@ async fn answer(
         upgrade,
         ..
     } = &state.services;
+    let (resource, caller) = match admit(access, &request, resource) {
+        Ok(Admitted::Options(verb)) => return Ok(options(access, request.headers(), verb)),
+        Ok(Admitted::Upgrade(caller)) => return Ok(upgrade(request, caller)),
+        Ok(Admitted::Call(resource, caller)) => (resource, caller),
+        Err(error) => {
+            let (parts, mut incoming) = request.into_parts();
+            body::discard(&parts.headers, &mut incoming, config).await;
+            return Err(error);
+        }
+    };
+    let remaining = || {
+        config
+            .request_timeout
+            .saturating_sub(clock.monotonic().saturating_sub(started))
+    };
+    let (parts, mut incoming) = request.into_parts();
+    let reading = read_body(state, &parts.headers, &mut incoming, resource, remaining());
+    let (body, _memory) = match reading.await {
+        Ok(read) => read,
+        Err(kind @ (ErrorKind::BodyTimeout | ErrorKind::BodyIncomplete)) => return Err(kind.into()),
+        Err(kind) => {
+            body::discard(&parts.headers, &mut incoming, config).await;
+            return Err(kind.into());
+        }
+    };
+    let ask = Ask {
+        state,
+        caller: &caller,
+        headers: &parts.headers,
+        query: Query::new(parts.uri.query()),
+        style,
+    };
+    match tokio::time::timeout(remaining(), dispatch(&ask, resource, &body)).await {
+        Ok(answer) => answer,
+        Err(_) if resource.verb() == Verb::Get => Err(ErrorKind::QueryTimeout.into()),
+        Err(_) => Err(ErrorKind::OutcomeUnknown.into()),
+    }
+}
+
+/// What may go on after route, caller, method and scope were looked at.
+enum Admitted<'p> {
+    Options(Verb),
+    /// `None`: the first message has to bring the token.
+    Upgrade(Option<Caller>),
+    Call(Resource<'p>, Caller),
+}
+
+fn admit<'p>(
+    access: &Access,
+    request: &Request<Incoming>,
+    resource: Option<Resource<'p>>,
+) -> Result<Admitted<'p>, ApiError> {
     let Some(resource) = resource else {
         access.screen(request.headers())?;
         return Err(ErrorKind::NotFound.into());
     };
-    let caller = authenticate(access, resource, &request)?;
+    let caller = authenticate(access, resource, request)?;
     let verb = resource.verb();
     if request.method() == Method::OPTIONS {
-        return Ok(options(access, request.headers(), verb));
+        return Ok(Admitted::Options(verb));
     }
     if !verb.takes(request.method()) {
         return Err(ErrorKind::MethodNotAllowed {
@@ -216,59 +281,40 @@ async fn answer(
         return Err(ErrorKind::Forbidden(lacking(scope)).into());
     }
     if resource == Resource::WebSocket {
-        return Ok(upgrade(request, caller));
+        return Ok(Admitted::Upgrade(caller));
     }
-    let caller = caller.unwrap_or_else(Caller::nobody);
+    Ok(Admitted::Call(
+        resource,
+        caller.unwrap_or_else(Caller::nobody),
+    ))
+}
 
-    let (parts, mut incoming) = request.into_parts();
-    let remaining = || {
-        config
-            .request_timeout
-            .saturating_sub(clock.monotonic().saturating_sub(started))
-    };
-    let mut _memory = None;
-    let body = if verb == Verb::Get {
-        Bytes::new()
-    } else {
-        let is_batch = resource == Resource::Batch;
-        let bytes_max = if is_batch {
-            config.batch_bytes_max
-        } else {
-            config.body_bytes_max
-        };
-        let declared = incoming.size_hint().exact();
-        let admitted = body::check_head(&parts.headers, declared, bytes_max).and_then(|()| {
-            let memory = is_batch.then(|| state.batch_budget.reserve(declared, bytes_max));
-            memory.transpose()
-        });
-        let read = match admitted {
-            Ok(memory) => {
-                _memory = memory;
-                body::read(&mut incoming, bytes_max, remaining()).await
-            }
-            Err(refusal) => Err(refusal),
-        };
-        match read {
-            Ok(body) => body,
-            Err(refusal) => {
-                if !parts.headers.contains_key(EXPECT) {
-                    body::discard(&mut incoming, config).await;
-                }
-                return Err(refusal.into());
-            }
+/// The body of a write, with the memory that a batch was given for it; nothing for a read.
+async fn read_body(
+    state: &State,
+    headers: &HeaderMap,
+    incoming: &mut Incoming,
+    resource: Resource<'_>,
+    timeout: Duration,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ErrorKind> {
+    let config = &state.services.config;
+    let declared = incoming.size_hint().exact();
+    match (resource.verb(), resource) {
+        (Verb::Get, _) => Ok((Bytes::new(), None)),
+        (_, Resource::Batch) => {
+            let bytes_max = config.batch_bytes_max;
+            body::check_head(headers, declared, bytes_max)?;
+            let memory = state.batch_budget.reserve(declared, bytes_max)?;
+            Ok((
+                body::read(incoming, bytes_max, timeout).await?,
+                Some(memory),
+            ))
         }
-    };
-    let ask = Ask {
-        state,
-        caller: &caller,
-        headers: &parts.headers,
-        query: Query::new(parts.uri.query()),
-        style,
-    };
-    match tokio::time::timeout(remaining(), dispatch(&ask, resource, &body)).await {
-        Ok(answer) => answer,
-        Err(_) if verb == Verb::Get => Err(ErrorKind::QueryTimeout.into()),
-        Err(_) => Err(ErrorKind::OutcomeUnknown.into()),
+        _ => {
+            let bytes_max = config.body_bytes_max;
+            body::check_head(headers, declared, bytes_max)?;
+            Ok((body::read(incoming, bytes_max, timeout).await?, None))
+        }
     }
 }
 
@@ -291,6 +337,7 @@ async fn dispatch(ask: &Ask<'_>, resource: Resource<'_>, body: &Bytes) -> Answer
         Resource::Issuances => issuances::issue(ask, body).await,
         Resource::Redemptions => issuances::redeem(ask, body).await,
         Resource::Events => events::list(ask).await,
+        Resource::Quarantine => Ok(status::quarantine(ask)),
         Resource::Sequence => Ok(status::sequence(ask)),
         Resource::ServiceMetrics => Ok(status::service_metrics(ask)),
         Resource::WebSocketInfo => Ok(status::websocket_info(ask)),

@@ -104,6 +104,27 @@ pub(super) fn sequence(ask: &Ask<'_>) -> Response<Body> {
     answer::json(StatusCode::OK, out)
 }
 
+/// `GET /api/v1/events/quarantine`: what the broker refused for good since the start, newest last, bounded by a setting.
+pub(super) fn quarantine(ask: &Ask<'_>) -> Response<Body> {
+    let refused = ask.services().pipeline.quarantine();
+    let mut out = Vec::with_capacity(64 + refused.len() * 128);
+    out.extend_from_slice(b"{\"quarantined\":[");
+    for (at, (sequence, reason)) in refused.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"sequence\":");
+        write_sequence(&mut out, *sequence);
+        out.extend_from_slice(b",\"reason\":");
+        write_string(&mut out, reason);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"count\":");
+    write_integer(&mut out, refused.len() as u64);
+    out.push(b'}');
+    answer::json(StatusCode::OK, out)
+}
+
 /// `GET /api/v1/ws/info`: where to subscribe, under the name by which the client came.
 pub(super) fn websocket_info(ask: &Ask<'_>) -> Response<Body> {
     let Services {

@@ -7,9 +7,9 @@ use super::parse::{self, Amending, SCORE_FIELDS, STATUS_FIELDS, TRANSFER_FIELDS}
 use super::service::{Answer, Ask, Services};
 use crate::event::{TimestampText, write_sequence};
 use crate::ledger::{
-    AmendCommand, Command, Receipt, Refusal, Reply, SubmitError, TransactionRecord,
+    AmendCommand, Change, Command, Receipt, Refusal, Reply, SubmitError, TransactionRecord,
 };
-use crate::types::{Sequence, TransactionId};
+use crate::types::{Sequence, TransactionId, WalletId};
 use hyper::header::{HeaderValue, LOCATION};
 use hyper::{Response, StatusCode};
 use std::sync::Arc;
@@ -134,7 +134,7 @@ async fn amend(ask: &Ask<'_>, id: TransactionId, amending: Amending) -> Result<S
     for _ in 0..=config.stale_retries_max {
         let read_at = reader.durable().get();
         let record = visible(ask, id).await?;
-        ask.check_wallet(record.from)?;
+        ask.check_wallet(whose_say(&record, change))?;
         let Some(change) = change else {
             return Err(not_allowed());
         };
@@ -158,6 +158,15 @@ async fn amend(ask: &Ask<'_>, id: TransactionId, amending: Amending) -> Result<S
         }
     }
     Err(SubmitError::Stale.into())
+}
+
+/// The wallet whose holder decides about `change`: who gives the money up. A reversal takes it from the receiver, so that
+/// nobody can take a payment back on his own.
+const fn whose_say(record: &TransactionRecord, change: Option<Change>) -> WalletId {
+    match change {
+        Some(Change::Reverse) => record.to,
+        _ => record.from,
+    }
 }
 
 fn not_allowed() -> ApiError {

@@ -7,10 +7,11 @@ use super::parse::{self, WALLET_FIELDS};
 use super::query::wallet_id;
 use super::service::{Answer, Ask, Services};
 use super::transactions::write_list;
+use crate::auth::Scope;
 use crate::event::{write_sequence, write_uuid};
 use crate::ledger::{Command, Reply};
 use crate::money;
-use crate::types::{FraudScore, Sequence, TimestampMs};
+use crate::types::{FraudScore, MinorUnits, Sequence, TimestampMs};
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
@@ -27,6 +28,10 @@ pub(super) async fn open(ask: &Ask<'_>, body: &[u8]) -> Answer {
     let fields = read_object(body, &WALLET_FIELDS).map_err(|error| ErrorKind::Shape(error.0))?;
     let request = parse::open_wallet(&fields, ask.rules(), || clock.random_uuid())?;
     ask.check_wallet(request.wallet)?;
+    if request.overdraft_limit != MinorUnits::ZERO {
+        // Why: what a wallet may overdraw can be spent like money that was issued to it.
+        ask.check_scope(Scope::Issue)?;
+    }
     let reply = ledger.submit(Command::OpenWallet(request)).await?;
     let Reply::WalletOpened { sequence, at } = reply else {
         return Err(ErrorKind::Internal.into());

@@ -4,6 +4,7 @@ use super::connection::Connection;
 use super::endpoint::{Endpoint, Place, Service};
 use crate::auth::{Caller, Scope};
 use crate::tasks::OnExit;
+use crate::types::TimestampMs;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
@@ -33,6 +34,8 @@ impl Endpoint {
     /// or a refusal (400, 401, 403, 426, 503). `caller`: who asks, where HTTP knows already; otherwise the subprotocol
     /// `bearer.<token>` or the first message has to tell. The HTTP connection must be served with upgrades.
     pub fn upgrade<B>(&self, mut request: Request<B>, caller: Option<Caller>) -> Answer {
+        let now = self.service.clock.now();
+        let refusal = |status, message| refusal(status, message, now);
         let headers = request.headers();
         if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade")
         {
@@ -142,19 +145,40 @@ fn bearer_protocol(headers: &HeaderMap) -> Option<(String, String)> {
         .find_map(|offered| Some((offered.to_owned(), offered.strip_prefix(BEARER)?.to_owned())))
 }
 
+/// As every error of the HTTP side looks.
 #[derive(Serialize)]
-struct RefusalBody {
+struct RefusalBody<'m> {
     error: &'static str,
+    message: &'m str,
+    service: &'static str,
+    timestamp: String,
 }
 
-fn refusal(status: StatusCode, error: &'static str) -> Answer {
-    let body = serde_json::to_vec(&RefusalBody { error }).unwrap_or_default();
+fn refusal(status: StatusCode, message: &str, now: TimestampMs) -> Answer {
+    let body = RefusalBody {
+        error: code(status),
+        message,
+        service: "transaction-service",
+        timestamp: now.to_string(),
+    };
+    // Strings only: there is nothing that JSON could not hold.
+    let body = serde_json::to_vec(&body).unwrap_or_default();
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+const fn code(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "UNAUTHORIZED",
+        StatusCode::FORBIDDEN => "FORBIDDEN",
+        StatusCode::UPGRADE_REQUIRED => "UPGRADE_REQUIRED",
+        StatusCode::SERVICE_UNAVAILABLE => "TOO_MANY_CONNECTIONS",
+        _ => "INVALID_UPGRADE",
+    }
 }
 
 /// Starts the connection as a task of its own, so that the waiter's larger future is freed.
