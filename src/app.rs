@@ -30,6 +30,10 @@ use tracing::{error, info, warn};
 const LEDGER_DRAIN: Duration = Duration::from_secs(20);
 /// How long WebSocket clients may take to answer the close.
 const WS_DRAIN: Duration = Duration::from_secs(5);
+/// How long requests in hand may take to be answered once the process cannot go on.
+const FAILED_DRAIN: Duration = Duration::from_secs(2);
+/// How long the last checkpoint and the journal's close may take on top of Kafka's drain.
+const CLOSE: Duration = Duration::from_mins(1);
 /// How often the age of a sync under way is looked at.
 const WATCHDOG_TICK: Duration = Duration::from_millis(500);
 /// How much of the journal may wait for the tracker in memory before it reads the journal instead.
@@ -114,9 +118,21 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let running = Running::start(config, &clock, &supervisor, &shutdown).await?;
     let token = shutdown.token();
     tokio::select! {
-        () = token.draining() => running.stop(&supervisor, &token).await,
+        () = token.draining() => {
+            let probes = Arc::clone(&running.probes);
+            tokio::select! {
+                stopped = running.stop(&supervisor, &token) => stopped,
+                reason = supervisor.failed() => {
+                    let disk = probes.disk_failed();
+                    Err(if disk { AppError::Disk(reason) } else { AppError::Failed(reason) })
+                }
+            }
+        }
         reason = supervisor.failed() => {
             let disk = running.probes.disk_failed();
+            // Who was not answered yet shall hear that the outcome is unknown. Nothing more is owed, so this ends.
+            let drain = running.http.drain(tokio::time::sleep(FAILED_DRAIN));
+            let _in_time = tokio::time::timeout(2 * FAILED_DRAIN, drain).await;
             Err(if disk { AppError::Disk(reason) } else { AppError::Failed(reason) })
         }
     }
@@ -268,7 +284,12 @@ impl Running {
             }
             ledger.close()
         });
-        closing.await.map_err(io::Error::other)??;
+        let Ok(closed) = tokio::time::timeout(drain_timeout + CLOSE, closing).await else {
+            return Err(AppError::Disk(
+                "the last checkpoint did not reach the disk in time".into(),
+            ));
+        };
+        closed.map_err(io::Error::other)??;
         if !drained {
             return Err(AppError::Disk(
                 "the ledger did not answer its queue in time".into(),
