@@ -335,6 +335,27 @@ fn no_file_names_a_folder_of_somebodys_machine() {
 }
 
 #[test]
+fn every_test_that_the_readme_names_exists() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md can be read");
+    let code: String = ["src", "tests"]
+        .iter()
+        .flat_map(|folder| texts(&root().join(folder)))
+        .map(|(_, text)| text)
+        .collect();
+    // Between backticks: the odd pieces. Only tests have names that long.
+    let named: Vec<&str> = readme
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.matches('_').count() >= 5 && !name.contains(' '))
+        .collect();
+    assert!(named.len() >= 10, "{named:?}");
+    for name in named {
+        assert!(code.contains(&format!("fn {name}(")), "no test {name}");
+    }
+}
+
+#[test]
 fn the_rules_themselves_see_what_they_should() {
     assert!(names("use sled::Db;", "sled::"));
     assert!(!names("bundled::x", "sled::"));

@@ -152,7 +152,7 @@ async fn a_bound_token_sees_and_moves_its_own_wallets_only() {
     assert_eq!(status, 201, "{answer}");
     let received = text_at(&serde_json::from_str(&answer).unwrap(), "/transaction_id");
 
-    let reverse = r#"{"status":"reversed"}"#;
+    let score = r#"{"score":0.5}"#;
     for (method, path, body, status) in [
         ("POST", TRANSACTIONS.to_owned(), back.as_str(), 403),
         ("POST", WALLETS.to_owned(), "{}", 403),
@@ -161,12 +161,12 @@ async fn a_bound_token_sees_and_moves_its_own_wallets_only() {
         ("GET", of_wallet(BOB, "transactions"), "", 403),
         ("GET", of_wallet(BOB, "stats"), "", 403),
         ("GET", format!("/api/v1/events?wallet_id={BOB}"), "", 403),
-        // Either side may read; only the payer's may change.
+        // Either side may read; only the payer's may score.
         ("GET", transaction(&received), "", 200),
         (
             "PATCH",
-            transaction(&format!("{received}/status")),
-            reverse,
+            transaction(&format!("{received}/fraud-score")),
+            score,
             403,
         ),
     ] {
@@ -192,6 +192,41 @@ async fn a_bound_token_sees_and_moves_its_own_wallets_only() {
         )
         .await;
     assert!(batch.contains("\"error\":\"FORBIDDEN\""), "{batch}");
+}
+
+#[tokio::test]
+async fn only_who_received_a_payment_may_give_it_back() {
+    let guarded = start().await;
+    guarded.fill().await;
+    let reverse = r#"{"status":"reversed"}"#;
+    for (from, to, status) in [(ALICE, BOB, 403), (BOB, ALICE, 200)] {
+        let payment = crate::support::http::transfer_between(from, to, "1");
+        let (_, paid) = guarded
+            .ask("operator-token", "POST", TRANSACTIONS, &payment)
+            .await;
+        let id = text_at(&serde_json::from_str(&paid).unwrap(), "/transaction_id");
+        let path = transaction(&format!("{id}/status"));
+        let (found, answer) = guarded.ask("alice-token", "PATCH", &path, reverse).await;
+        assert_eq!(found, status, "{from} to {to}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_overdraft_needs_the_scope_issue() {
+    let guarded = start().await;
+    guarded.fill().await;
+    let account =
+        format!(r#"{{"wallet_id":"{ALICE}","currency":"EUR-CBDC","overdraft_limit":50}}"#);
+    let (status, answer) = guarded.ask("alice-token", "POST", WALLETS, &account).await;
+    assert_eq!(status, 403, "an overdraft by write alone: {answer}");
+    let account = account.replace("50", "0");
+    let (status, answer) = guarded.ask("alice-token", "POST", WALLETS, &account).await;
+    assert_eq!(status, 201, "an account without one: {answer}");
+    let account = account.replace("EUR", "GBP").replace(":0}", ":50}");
+    let (status, answer) = guarded
+        .ask("operator-token", "POST", WALLETS, &account)
+        .await;
+    assert_eq!(status, 201, "an overdraft by who may issue: {answer}");
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ async fn the_readme_names_only_settings_that_exist_and_every_exit_code() {
             .collect()
     };
     let mut unknown = flags(readme);
-    for of_other_tools in ["--release", "--build", "--no-default-features"] {
+    for of_other_tools in ["--release", "--build", "--no-default-features", "--example"] {
         assert!(unknown.remove(of_other_tools));
     }
     unknown.retain(|word| word != "--help" && word.contains(char::is_alphabetic));

@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use crate::support::http::ALICE;
-use crate::support::http::{TRANSACTIONS, balance, raw, sequence, transfer};
+use crate::support::http::{ALICE, TRANSACTIONS, balance, raw, sequence, transfer};
 use crate::support::server::{DEADLINE, TestServer, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -432,6 +432,10 @@ async fn the_service_tells_how_it_is() {
         "{}",
         metrics.body
     );
+    // Neither a preflight nor a wrong method is a write.
+    for method in ["OPTIONS", "GET"] {
+        server.request(method, TRANSACTIONS, &[], "").await;
+    }
     let counts = server.get("/api/v1/metrics/service").await.json();
     assert_eq!(
         (
@@ -449,6 +453,10 @@ async fn the_service_tells_how_it_is() {
         text_at(&info, "/websocket_url"),
         format!("ws://{}/ws/transactions", server.addr())
     );
+    let plain = server.get("/ws/transactions").await;
+    assert_eq!(plain.status, 426, "{}", plain.body);
+    assert_eq!(text_at(&plain.json(), "/error"), "UPGRADE_REQUIRED");
+    assert_eq!(text_at(&plain.json(), "/service"), "transaction-service");
     let marks = server.get("/api/v1/sequence").await.json();
     assert_eq!(marks["journal"], info["journal"]);
     assert_eq!(number_at(&marks, "/base"), 1);
@@ -466,4 +474,12 @@ async fn head_and_options_are_answered_without_a_body() {
         (options.status, options.header("allow")),
         (204, "POST, OPTIONS")
     );
+}
+
+#[tokio::test]
+async fn nothing_is_in_quarantine_where_no_broker_refused_anything() {
+    let server = TestServer::start().await;
+    let answer = server.get("/api/v1/events/quarantine").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, r#"{"quarantined":[],"count":0}"#);
 }

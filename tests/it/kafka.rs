@@ -19,12 +19,12 @@ const CLIENTS: u64 = 32;
 const WALLETS: u64 = 100;
 /// The topic that the service makes.
 const PARTITIONS: u32 = 6;
-const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
+pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
                          fraud.score.updated,balance.updated,wallet.opened";
 
 /// A transfer that the service acknowledged.
 #[derive(Clone, Debug)]
-struct Acknowledged {
+pub(crate) struct Acknowledged {
     transaction: String,
     from: String,
     to: String,
@@ -49,7 +49,7 @@ fn transfer(n: u64) -> (String, String, i64) {
 
 /// `count` transfers by [`CLIENTS`] clients at a time. Ends early where the server does not answer any more; any
 /// answer but 201 fails the test.
-async fn load(client: &Client, count: u64, done: &AtomicU64) -> Vec<Acknowledged> {
+pub(crate) async fn load(client: &Client, count: u64, done: &AtomicU64) -> Vec<Acknowledged> {
     let next = AtomicU64::new(0);
     let workers = (0..CLIENTS).map(|_| async {
         let mut acknowledged = Vec::new();
@@ -95,7 +95,7 @@ async fn whole_load(server: &TestServer, count: u64) -> Vec<Acknowledged> {
 }
 
 /// Waits until Kafka has acknowledged all that is durable; gives the last sequence.
-async fn published(server: &TestServer) -> u64 {
+pub(crate) async fn published(server: &TestServer) -> u64 {
     let mut last = 0;
     wait_until(DEADLINE, "everything durable is published", async || {
         let marks = server.get("/api/v1/sequence").await.json();
@@ -121,7 +121,7 @@ fn cents(record: &Record, field: &str) -> i64 {
 /// What holds for every topic: no event twice, each in the partition of its key, sequences rising within it, and the
 /// balances of a wallet a chain from zero on.
 #[track_caller]
-fn assert_in_order(records: &[Record]) {
+pub(crate) fn assert_in_order(records: &[Record]) {
     let mut seen = BTreeSet::new();
     let mut ids = BTreeSet::new();
     let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
@@ -167,7 +167,7 @@ fn assert_in_order(records: &[Record]) {
 /// The four events of each acknowledged transfer, with the right keys, amounts and states; beside them only the
 /// issuances that opened the wallets.
 #[track_caller]
-fn assert_transfers(records: &[Record], acknowledged: &[Acknowledged]) {
+pub(crate) fn assert_transfers(records: &[Record], acknowledged: &[Acknowledged]) {
     let mut by_transaction: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records
         .iter()
@@ -391,4 +391,31 @@ async fn a_stop_waits_for_the_acknowledgements() {
     let records = block_in_place(|| read_all(broker.addresses(), &topic));
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
+}
+
+#[tokio::test]
+async fn writes_go_on_while_the_broker_refuses_and_the_lag_shows() {
+    // Bound and never listening: whoever connects is refused, and nobody else gets the port.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    let server = TestServer::start_with(&["--kafka-brokers", &address]).await;
+    let acknowledged = whole_load(&server, 100).await;
+    wait_until(DEADLINE, "the refusal is logged", async || {
+        server.log().contains("connecting anew")
+    })
+    .await;
+    let metrics = server.get("/metrics").await.body;
+    let shows = |line: &str| metrics.lines().any(|told| told == line);
+    assert!(
+        shows(r#"echopay_kafka_state{state="connecting"} 1"#),
+        "{metrics}"
+    );
+    let durable = acknowledged.iter().map(|done| done.sequence).max().unwrap();
+    assert!(
+        shows(&format!("echopay_kafka_lag_events {durable}")),
+        "{metrics}"
+    );
+    assert_eq!(server.get("/readyz").await.status, 200);
+    whole_load(&server, 100).await;
 }

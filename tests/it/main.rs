@@ -2,12 +2,16 @@
 
 mod auth;
 mod cli;
+mod data_folder;
+mod disk_full;
 mod http_bad_input;
 mod http_connection;
 mod http_contract;
+mod http_two_faults;
 mod kafka;
 mod kafka_pipeline;
 mod kill;
+mod kill_streams;
 mod scripts;
 mod scripts_ws;
 mod support;

@@ -6,6 +6,7 @@
 )]
 
 use crate::support::server::TestServer;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,7 +61,11 @@ async fn the_websocket_script_passes_and_notices_a_server_that_is_gone() {
         Ok(folder) => folder,
         Err(reason) => {
             assert!(!node_is_required(), "node and npm are required: {reason}");
-            eprintln!("SKIPPED: the WebSocket script needs node, npm and its package: {reason}");
+            // Past the capture of the test harness: a skipped test must not look like one that passed.
+            let _closed = writeln!(
+                std::io::stderr(),
+                "SKIPPED the WebSocket script needs node, npm and its package: {reason}"
+            );
             return;
         }
     };
