@@ -409,6 +409,49 @@ impl Books {
         totals
     }
 
+    /// First sequence of the newest entry that any wallet knows of.
+    pub(super) fn newest_head(&self) -> Sequence {
+        let heads = self.slots.iter().map(|slot| {
+            let shard = slot.shard.read();
+            let heads = shard.wallets.values().map(|wallet| wallet.head);
+            heads.max().unwrap_or_default()
+        });
+        heads.max().unwrap_or_default()
+    }
+
+    /// An account whose held amount is not the sum of its open holds, with both.
+    pub(super) fn wrongly_held(&self) -> Option<WronglyHeld> {
+        let mut sums: HashMap<(WalletId, Currency), i128, RandomState> = HashMap::default();
+        for slot in &self.slots {
+            for hold in slot.shard.read().holds.values() {
+                let sum = sums.entry((hold.from, hold.currency)).or_default();
+                *sum += i128::from(hold.amount.get());
+            }
+        }
+        for slot in &self.slots {
+            let shard = slot.shard.read();
+            for (id, wallet) in &shard.wallets {
+                for account in wallet.accounts.as_slice() {
+                    let holds_minor = sums.remove(&(*id, account.currency)).unwrap_or_default();
+                    let held_minor = i128::from(account.held.get());
+                    if held_minor != holds_minor {
+                        return Some(WronglyHeld {
+                            wallet: *id,
+                            held_minor,
+                            holds_minor,
+                        });
+                    }
+                }
+            }
+        }
+        let stray = sums.into_iter().find(|(_, holds_minor)| *holds_minor != 0);
+        stray.map(|((wallet, _), holds_minor)| WronglyHeld {
+            wallet,
+            held_minor: 0,
+            holds_minor,
+        })
+    }
+
     fn slot(&self, index: usize) -> &Slot {
         // Invariant: the shard functions stay below SHARDS, which is the length.
         &self.slots[index % SHARDS]
@@ -420,6 +463,14 @@ impl Books {
         slot.dirty.store(true, Ordering::Release);
         shard
     }
+}
+
+/// See [`Books::wrongly_held`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WronglyHeld {
+    pub(super) wallet: WalletId,
+    pub(super) held_minor: i128,
+    pub(super) holds_minor: i128,
 }
 
 /// What the one writer may do: the ledger thread's merges, and replay before it starts.

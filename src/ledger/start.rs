@@ -1,6 +1,6 @@
 //! Putting the ledger together, and taking it down.
 
-use super::books::{Books, BooksWriter, apply};
+use super::books::{Books, BooksWriter, WronglyHeld, apply};
 use super::checkpoint::{Checkpointer, Loaded};
 use super::config::Config;
 use super::handle::{LedgerHandle, Mailbox, queue};
@@ -12,7 +12,7 @@ use crate::ids::IdCipher;
 use crate::journal::{Journal, ReadError, StoreError};
 use crate::metrics::Metrics;
 use crate::tasks::{OnExit, Supervisor};
-use crate::types::{Sequence, TimestampMs};
+use crate::types::{Sequence, TimestampMs, WalletId};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -48,6 +48,18 @@ pub enum StartError {
         currency: u16,
         /// What they sum to.
         total_minor: i128,
+    },
+    /// What a wallet holds back is not what its open holds add up to.
+    #[error(
+        "wallet {wallet} holds back {held_minor} minor units, its open holds add up to {holds_minor}"
+    )]
+    WronglyHeld {
+        /// Whose.
+        wallet: WalletId,
+        /// Held back in one of its accounts.
+        held_minor: i128,
+        /// Sum of the account's open holds.
+        holds_minor: i128,
     },
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
@@ -90,43 +102,9 @@ impl Ledger {
         metrics: &Metrics,
         supervisor: &Supervisor,
     ) -> Result<Self, StartError> {
-        let started = clock.monotonic();
         let reader = journal.reader();
-        let identity = reader.identity();
-        if let Some(checkpoint) = loaded.identity.filter(|found| *found != identity) {
-            return Err(StartError::ForeignCheckpoint {
-                checkpoint: checkpoint.to_string(),
-                journal: identity.to_string(),
-            });
-        }
+        let books = open_books(loaded, &journal, clock)?;
         let durable = journal.durable();
-        if loaded.replay_after > durable {
-            let checkpoint = loaded.replay_after;
-            return Err(StartError::LostTail {
-                checkpoint,
-                durable,
-            });
-        }
-        let books = Arc::new(loaded.books);
-        let mut replayed = 0_u64;
-        let mut rows = BooksWriter(&books);
-        reader.replay(loaded.replay_after, &mut |entry| {
-            apply(&mut rows, entry);
-            replayed += 1;
-        })?;
-        books.set_as_of(durable);
-        let off = books
-            .totals()
-            .into_iter()
-            .find(|(_, total_minor)| *total_minor != 0);
-        if let Some((currency, total_minor)) = off {
-            return Err(StartError::NotZeroSum {
-                currency: currency.tag(),
-                total_minor,
-            });
-        }
-        let took = clock.monotonic().saturating_sub(started);
-        info!(%durable, replayed, wallets = books.wallet_count(), ?took, "books are open");
         let last = reader
             .entry_covering(durable)?
             .map_or(TimestampMs::default(), |entry| entry.at);
@@ -229,4 +207,63 @@ impl Ledger {
         let _ = self.writer.join();
         journal.close()
     }
+}
+
+/// Replays what the checkpoint lacks and checks the result.
+fn open_books(
+    loaded: Loaded,
+    journal: &Journal,
+    clock: &SharedClock,
+) -> Result<Arc<Books>, StartError> {
+    let started = clock.monotonic();
+    let reader = journal.reader();
+    let identity = reader.identity();
+    if let Some(checkpoint) = loaded.identity.filter(|found| *found != identity) {
+        return Err(StartError::ForeignCheckpoint {
+            checkpoint: checkpoint.to_string(),
+            journal: identity.to_string(),
+        });
+    }
+    let durable = journal.durable();
+    // Rows hold only what was durable, and may be newer than the file that holds them says.
+    let checkpoint = loaded.replay_after.max(loaded.books.newest_head());
+    if checkpoint > durable {
+        return Err(StartError::LostTail {
+            checkpoint,
+            durable,
+        });
+    }
+    let books = Arc::new(loaded.books);
+    let mut replayed = 0_u64;
+    let mut rows = BooksWriter(&books);
+    reader.replay(loaded.replay_after, &mut |entry| {
+        apply(&mut rows, entry);
+        replayed += 1;
+    })?;
+    books.set_as_of(durable);
+    let off = books
+        .totals()
+        .into_iter()
+        .find(|(_, total_minor)| *total_minor != 0);
+    if let Some((currency, total_minor)) = off {
+        return Err(StartError::NotZeroSum {
+            currency: currency.tag(),
+            total_minor,
+        });
+    }
+    if let Some(wrong) = books.wrongly_held() {
+        let WronglyHeld {
+            wallet,
+            held_minor,
+            holds_minor,
+        } = wrong;
+        return Err(StartError::WronglyHeld {
+            wallet,
+            held_minor,
+            holds_minor,
+        });
+    }
+    let took = clock.monotonic().saturating_sub(started);
+    info!(%durable, replayed, wallets = books.wallet_count(), ?took, "books are open");
+    Ok(books)
 }

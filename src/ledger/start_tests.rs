@@ -1,14 +1,17 @@
 //! The ledger whole, on a real journal in a real folder: what it answered is there after every kind of restart.
 
+use super::books::{BooksWriter, Hold, Rows};
 use super::{
     BatchItem, Command, Config, HoldSpec, Ledger, Loaded, MovementRequest, OpenWallet, Reply,
-    SubmitError,
+    StartError, SubmitError,
 };
 use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::journal::{self, Journal, OpenOptions};
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
-use crate::types::{Currencies, Currency, MinorUnits, Sequence, TimestampMs, WalletId};
+use crate::types::{
+    Currencies, Currency, MinorUnits, Sequence, TimestampMs, TransactionId, WalletId,
+};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +50,15 @@ impl Rig {
     }
 
     fn open_at(dir: &Path, clock: &SharedClock) -> Self {
+        Self::start(dir, clock, |_| {}).unwrap()
+    }
+
+    /// Opens what is in `dir` after `change` was done to what the checkpoint said.
+    fn start(
+        dir: &Path,
+        clock: &SharedClock,
+        change: impl FnOnce(&mut BooksWriter<'_>),
+    ) -> Result<Self, StartError> {
         let config = Config {
             data_dir: dir.into(),
             checkpoint_interval_ms: 1,
@@ -55,6 +67,7 @@ impl Rig {
         };
         let supervisor = Supervisor::new();
         let loaded = Loaded::read(&config).unwrap();
+        change(&mut BooksWriter(&loaded.books));
         let options = OpenOptions {
             dev: false,
             accept_dev_store: false,
@@ -65,8 +78,8 @@ impl Rig {
         let journal =
             Journal::open(&journal_config, options, Arc::clone(clock), &supervisor).unwrap();
         let metrics = Metrics::default();
-        let ledger = Ledger::start(config, loaded, journal, clock, &metrics, &supervisor).unwrap();
-        Self { ledger, supervisor }
+        let ledger = Ledger::start(config, loaded, journal, clock, &metrics, &supervisor)?;
+        Ok(Self { ledger, supervisor })
     }
 
     async fn submit(&self, command: Command) -> Result<Reply, SubmitError> {
@@ -316,4 +329,53 @@ async fn the_thread_sleeps_while_a_leap_of_the_clock_is_not_believed() {
     let readings = clock.readings.load(Ordering::Relaxed) - before;
     assert!(readings < 100, "{readings} readings while nothing was due");
     rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn books_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.fill(2).await;
+    rig.stop();
+    let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
+    let start = |change: fn(&mut BooksWriter<'_>)| Rig::start(dir.path(), &clock, change);
+
+    let ahead = start(|rows| {
+        let mut row = rows.wallet(wallet(0)).unwrap();
+        row.head = Sequence::new(99);
+        rows.put_wallet(wallet(0), row);
+    });
+    let Err(StartError::LostTail {
+        checkpoint,
+        durable,
+    }) = ahead
+    else {
+        panic!("rows ahead of the journal were taken");
+    };
+    assert_eq!((checkpoint, durable), (Sequence::new(99), Sequence::new(8)));
+
+    let held = start(|rows| {
+        rows.put_hold(
+            Sequence::new(5),
+            Hold {
+                transaction: TransactionId(Uuid::from_u128(1)),
+                from: wallet(0),
+                to: wallet(1),
+                currency: USD,
+                amount: MinorUnits::new(3),
+                expires_at: TimestampMs::new(9_000),
+            },
+        );
+    });
+    let Err(StartError::WronglyHeld {
+        held_minor,
+        holds_minor,
+        ..
+    }) = held
+    else {
+        panic!("a hold that holds nothing back was taken");
+    };
+    assert_eq!((held_minor, holds_minor), (0, 3));
+
+    start(|_| {}).unwrap().stop();
 }
