@@ -82,11 +82,7 @@ struct Layered<'s> {
 
 impl Rows for Layered<'_> {
     fn wallet(&self, id: WalletId) -> Option<Wallet> {
-        self.overlay
-            .wallets
-            .get(&id)
-            .cloned()
-            .or_else(|| self.books.wallet(id))
+        self.overlay.wallet_over(self.books, id)
     }
 
     fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
@@ -113,6 +109,12 @@ impl Rows for Layered<'_> {
 }
 
 impl Overlay {
+    /// The wallet as the group in hand leaves it: changed here, or as it stands in the books.
+    fn wallet_over(&self, books: &Books, id: WalletId) -> Option<Wallet> {
+        let here = self.wallets.get(&id).cloned();
+        here.or_else(|| books.wallet(id))
+    }
+
     fn note(&mut self, undo: impl FnOnce() -> Undo) {
         if let Some(log) = &mut self.undo {
             log.push(undo());
@@ -696,8 +698,7 @@ impl State {
     }
 
     fn wallet(&self, id: WalletId) -> Option<Wallet> {
-        let here = self.overlay.wallets.get(&id).cloned();
-        here.or_else(|| self.books.wallet(id))
+        self.overlay.wallet_over(&self.books, id)
     }
 
     fn amended(&self, created: Sequence) -> Option<Amended> {
