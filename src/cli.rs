@@ -5,6 +5,10 @@
 //! the same parsers, each into a [`Settings`] of its own, and the stronger layer is laid over the weaker one. There are
 //! no defaults here: they stand in the `Config` of the part that they are for, and the help asks for them there.
 
+mod tools;
+
+pub use tools::{Tool, ToolInvocation};
+
 use crate::config::{self, Mode};
 use crate::logging;
 use crate::pipeline::OnNewCluster;
@@ -27,7 +31,9 @@ pub enum Exit {
     Usage = 64,
     /// The store is damaged, or has lost what it once acknowledged. Nothing was changed.
     Damaged = 65,
-    /// The address cannot be listened on.
+    /// A file or store that shall be read is not there.
+    NoInput = 66,
+    /// The address cannot be listened on, or a service cannot be reached.
     Unavailable = 69,
     /// A bug: a part ended that must not end.
     Internal = 70,
@@ -41,10 +47,11 @@ pub enum Exit {
 
 impl Exit {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Success,
         Self::Usage,
         Self::Damaged,
+        Self::NoInput,
         Self::Unavailable,
         Self::Internal,
         Self::CannotCreate,
@@ -60,10 +67,13 @@ impl Exit {
     /// What the code says, in the help's words.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Success => "stopped when asked to",
+            Self::Success => "done, or stopped when asked to",
             Self::Usage => "wrong or contradictory settings; nothing was touched",
             Self::Damaged => "the store is damaged or lost acknowledged data; nothing was changed",
-            Self::Unavailable => "the address cannot be listened on",
+            Self::NoInput => "a file or store that shall be read is not there",
+            Self::Unavailable => {
+                "the address cannot be listened on, or a service cannot be reached"
+            }
             Self::Internal => "a bug: a part ended that must not end",
             Self::CannotCreate => "the data folder or the store cannot be made or opened",
             Self::Io => "the disk failed while running; what was acknowledged is safe",
@@ -104,6 +114,8 @@ enum Command {
     /// Refuses to be reachable from other machines without tokens, and refuses a store that `echopay dev` has made,
     /// unless it is told otherwise.
     Serve(CommandArgs),
+    #[command(flatten)]
+    Tool(tools::Command),
 }
 
 #[derive(Args, Debug)]
@@ -401,6 +413,15 @@ impl Settings {
 
 /// What the command line and the environment ask for.
 #[derive(Clone, PartialEq, Debug)]
+pub enum Asked {
+    /// The service.
+    Service(Invocation),
+    /// A command beside it.
+    Tool(ToolInvocation),
+}
+
+/// The service, with what it was told.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Invocation {
     /// Which command.
     pub mode: Mode,
@@ -427,7 +448,7 @@ pub enum Stop {
     clippy::disallowed_methods,
     reason = "the one place that reads the environment"
 )]
-pub fn parse() -> Result<Invocation, Stop> {
+pub fn parse() -> Result<Asked, Stop> {
     parse_from(std::env::args_os().skip(1).collect(), &|name| {
         std::env::var_os(name)
     })
@@ -440,7 +461,7 @@ pub fn parse() -> Result<Invocation, Stop> {
 pub fn parse_from(
     args: Vec<OsString>,
     variable: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Invocation, Stop> {
+) -> Result<Asked, Stop> {
     if args.is_empty() {
         return Err(Stop::Usage(
             "which command? `echopay dev` for this machine, `echopay serve` for production, `echopay --help` for more"
@@ -448,11 +469,33 @@ pub fn parse_from(
         ));
     }
     let cli = parse_layer(args).map_err(|error| stop(&error))?;
-    let (mode, word, flags) = match cli.command {
-        Command::Dev(flags) => (Mode::Dev, "dev", flags),
-        Command::Serve(flags) => (Mode::Serve, "serve", flags),
-    };
+    Ok(match cli.command {
+        Command::Dev(flags) => Asked::Service(layered(Mode::Dev, flags, variable)?),
+        Command::Serve(flags) => Asked::Service(layered(Mode::Serve, flags, variable)?),
+        Command::Tool(command) => {
+            let mut asked = ToolInvocation::from(command);
+            let flags = CommandArgs {
+                config: asked.config_file,
+                settings: asked.settings,
+            };
+            // The environment is that of the service: both read one set of variables.
+            let read = layered(Mode::Serve, flags, variable)?;
+            (asked.config_file, asked.settings) = (read.config_file, read.settings);
+            Asked::Tool(asked)
+        }
+    })
+}
 
+/// The flags over the environment.
+fn layered(
+    mode: Mode,
+    flags: CommandArgs,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, Stop> {
+    let word = match mode {
+        Mode::Dev => "dev",
+        Mode::Serve => "serve",
+    };
     let mut settings = flags.settings;
     let mut config_file = flags.config;
     // One variable at a time, so that an error names it.
@@ -465,7 +508,9 @@ pub fn parse_from(
         arg.push(value);
         let layer = parse_layer(vec![word.into(), arg])
             .map_err(|error| Stop::Usage(format!("{name}: {}", one_line(&error))))?;
-        let (Command::Dev(layer) | Command::Serve(layer)) = layer.command;
+        let (Command::Dev(layer) | Command::Serve(layer)) = layer.command else {
+            continue;
+        };
         config_file = config_file.or(layer.config);
         settings = settings.over(layer.settings);
     }
@@ -603,7 +648,10 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        parse_from(args.iter().map(OsString::from).collect(), &variable)
+        match parse_from(args.iter().map(OsString::from).collect(), &variable)? {
+            Asked::Service(invocation) => Ok(invocation),
+            Asked::Tool(tool) => panic!("{tool:?} is not the service"),
+        }
     }
 
     #[test]

@@ -100,6 +100,40 @@ pub enum ConfigError {
     Level(#[from] logging::LevelError),
 }
 
+/// What a command beside the service needs to know of the service's settings, checked.
+#[derive(Clone, Debug)]
+pub struct ToolConfig {
+    /// Where the journal is.
+    pub journal: journal::Config,
+    /// Where the books are.
+    pub ledger: ledger::Config,
+    /// Kafka.
+    pub pipeline: pipeline::Config,
+}
+
+impl ToolConfig {
+    /// Lays the settings over the file and the defaults. What no command needs is not looked at.
+    ///
+    /// # Errors
+    /// [`ConfigError`], the first that is found.
+    pub fn load(config_file: Option<PathBuf>, settings: &Settings) -> Result<Self, ConfigError> {
+        let settings = match config_file {
+            None => settings.clone(),
+            Some(path) => settings.clone().over(read_file(&path)?),
+        };
+        let default = ledger::Config::default();
+        let ledger = ledger::Config {
+            data_dir: settings.data_dir.clone().unwrap_or(default.data_dir),
+            ..ledger::Config::default()
+        };
+        Ok(Self {
+            journal: journal(&settings, &ledger.data_dir)?,
+            pipeline: pipeline(&settings)?,
+            ledger,
+        })
+    }
+}
+
 impl Config {
     /// Lays the invocation over its file and the defaults, and checks the whole.
     ///

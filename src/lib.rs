@@ -21,6 +21,7 @@ pub mod money;
 pub mod pipeline;
 pub mod shutdown;
 pub mod tasks;
+pub mod tools;
 pub mod tracker;
 pub mod types;
 pub mod watermark;

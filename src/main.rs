@@ -1,10 +1,11 @@
 //! argv → [`Config`] → log → runtime → [`app::run`] → exit code. The only place that ends the process.
 
 use echopay::app;
-use echopay::cli::{self, Exit, Stop};
+use echopay::cli::{self, Asked, Exit, Stop, ToolInvocation};
 use echopay::config::Config;
 use echopay::logging;
 use echopay::tasks::Supervisor;
+use echopay::tools;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,8 +16,12 @@ use tracing::{error, warn};
 const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let exit = match configure() {
-        Ok(config) => serve(config),
+    let exit = match cli::parse() {
+        Ok(Asked::Service(invocation)) => match Config::load(invocation) {
+            Ok(config) => serve(config),
+            Err(error) => say(Exit::Usage, &error.to_string()),
+        },
+        Ok(Asked::Tool(invocation)) => run_tool(invocation),
         Err(Stop::Print(text)) => {
             let _stdout_is_closed = std::io::stdout().write_all(text.as_bytes());
             Exit::Success
@@ -26,9 +31,20 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn configure() -> Result<Config, Stop> {
-    let invocation = cli::parse()?;
-    Config::load(invocation).map_err(|error| Stop::Usage(error.to_string()))
+/// Its result stands on stdout, so the log tells only what is wrong.
+fn run_tool(invocation: ToolInvocation) -> Exit {
+    let logging = logging::Config {
+        level: "warn".into(),
+        ..logging::Config::default()
+    };
+    let log = match logging::start(&logging, &Supervisor::new()) {
+        Ok(log) => log,
+        Err(reason) => return say(Exit::Internal, &reason),
+    };
+    raise_open_files_limit();
+    let exit = tools::run(invocation);
+    log.flush();
+    exit
 }
 
 fn serve(config: Config) -> Exit {

@@ -11,13 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word, and the files (with their folder of submodules) or folders of `src/` where alone it may stand.
-const DOORS: [(&str, &[&str]); 15] = [
+const DOORS: [(&str, &[&str]); 16] = [
     ("sled::", &["journal/store.rs"]),
     ("bincode::", &["journal/codec.rs"]),
     ("rdkafka::", &["pipeline/producer.rs"]),
     ("prometheus_client::", &["metrics.rs"]),
     ("tracing_subscriber::", &["logging.rs"]),
     ("clap::", &["cli.rs"]),
+    ("indicatif::", &["tools/progress.rs"]),
     ("toml::", &["config.rs", "auth/tokens.rs", "cli.rs"]),
     ("hyper::", &["http/", "ws/upgrade.rs", "auth.rs"]),
     ("hyper_util::", &["http/", "ws/upgrade.rs"]),
@@ -30,7 +31,7 @@ const DOORS: [(&str, &[&str]); 15] = [
 ];
 
 /// A module of `src/`, and the modules that it may name. `app` and `main` may name all.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("types", &[]),
     ("clock", &["types"]),
     ("watermark", &["types"]),
@@ -124,6 +125,13 @@ const ARROWS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("cli", &["config", "logging", "pipeline"]),
+    (
+        "tools",
+        &[
+            "cli", "clock", "config", "event", "ids", "journal", "ledger", "pipeline", "tasks",
+            "types",
+        ],
+    ),
 ];
 
 /// What lies at the top; a new file there is a decision.

@@ -1,0 +1,97 @@
+//! The commands beside the service: look at its data, carry it elsewhere, bring it back.
+//!
+//! | file | has |
+//! | --- | --- |
+//! | `verify.rs` | is everything there, and does it add up |
+//! | `export.rs`, `import.rs` | the journal as JSON lines, and back |
+//! | `backup.rs`, `restore.rs` | the journal's pages from a running service, and back |
+//! | `error.rs` | why a command failed, and its exit code |
+//! | `progress.rs` | how far a command is |
+//!
+//! Each gives a report, which is printed as text or, with `--json`, as one object; both on stdout, all else on stderr.
+
+mod backup;
+mod error;
+mod export;
+mod import;
+mod progress;
+mod restore;
+mod verify;
+
+pub use error::ToolError;
+
+use crate::cli::{Exit, Tool, ToolInvocation};
+use crate::config::ToolConfig;
+use progress::Progress;
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Runs one command to its end and says how it ended. Blocks; not to be called within a runtime.
+pub fn run(invocation: ToolInvocation) -> Exit {
+    let json = invocation.json;
+    let config = match ToolConfig::load(invocation.config_file, &invocation.settings) {
+        Ok(config) => config,
+        Err(error) => return failed(json, &error.into()),
+    };
+    let progress = Progress::new(json);
+    match invocation.tool {
+        Tool::Verify { kafka } => finish(json, verify::run(&config, kafka, &progress)),
+        Tool::Export {
+            output,
+            zstd,
+            from,
+            to,
+        } => {
+            let wanted = export::Wanted { zstd, from, to };
+            // What stands on stdout then is the export itself.
+            let is_piped = output.as_os_str() == "-";
+            let exported = export::run(&config, &output, wanted, &progress);
+            if is_piped {
+                exported.map_or_else(|error| failed(json, &error), |_| Exit::Success)
+            } else {
+                finish(json, exported)
+            }
+        }
+        Tool::Import { input } => finish(json, import::run(&config, &input, &progress)),
+        Tool::Backup {
+            url,
+            token_file,
+            output,
+        } => {
+            let from = backup::Source {
+                url: &url,
+                token_file: token_file.as_deref(),
+            };
+            finish(json, backup::run(&from, &output, &progress))
+        }
+        Tool::Restore { input } => finish(json, restore::run(&config, &input, &progress)),
+    }
+}
+
+/// Prints the report. Its object is the same as what the text says.
+fn finish<R: Serialize + Display>(json: bool, ended: Result<R, ToolError>) -> Exit {
+    let report = match ended {
+        Ok(report) => report,
+        Err(error) => return failed(json, &error),
+    };
+    let text = if json {
+        serde_json::to_string(&report).unwrap_or_default()
+    } else {
+        report.to_string()
+    };
+    // A closed stdout is no reason to have failed.
+    let _told = writeln!(io::stdout(), "{}", text.trim_end());
+    Exit::Success
+}
+
+/// One line on stderr; with `--json` an object on stdout, for a script that reads only that.
+fn failed(json: bool, error: &ToolError) -> Exit {
+    let exit = error.exit();
+    if json {
+        let report = serde_json::json!({"error": error.to_string(), "exit_code": exit.code()});
+        let _told = writeln!(io::stdout(), "{report}");
+    }
+    let _told = writeln!(io::stderr(), "echopay: {error}");
+    exit
+}
