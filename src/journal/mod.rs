@@ -34,7 +34,7 @@ pub use config::Config;
 pub use entry::{Body, Entry, Event, EventDetail, EventKind};
 pub use error::{ReadError, RecoveryError, StoreError};
 pub use feed::{Batch, Follower, FollowerWaker};
-pub use reader::JournalReader;
+pub use reader::{Inspector, JournalReader, Place};
 pub use writer::Journal;
 
 use crate::types::{Currencies, Sequence};
@@ -135,7 +135,7 @@ impl Group {
     }
 }
 
-/// What [`JournalReader::verify`] found whole.
+/// What [`JournalReader::inspect`] found whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verified {
     /// First sequence that is there.

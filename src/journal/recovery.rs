@@ -139,11 +139,8 @@ fn create(
     }
     if volumes.exists() {
         // A kill while the journal was made leaves volumes without pages.
-        for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
-            let data = layout.data_file(number);
-            if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
-                return Err(missing());
-            }
+        if has_any_page(layout)? {
+            return Err(missing());
         }
         fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
     }
@@ -177,6 +174,39 @@ fn create(
     record::sync_parent(&layout.data_dir)?;
     record::replace(&layout.settings(), &settings.to_bytes())?;
     Ok(settings)
+}
+
+/// The settings of the journal in `data_dir`; `None` when there is none. Changes nothing, takes no lock.
+pub(super) fn existing(
+    data_dir: &Path,
+    known: &[Witness],
+) -> Result<Option<Settings>, RecoveryError> {
+    let layout = Layout {
+        data_dir: data_dir.into(),
+    };
+    if let Some(settings) = Settings::read(&layout.settings())? {
+        return Ok(Some(settings));
+    }
+    let volumes = layout.volumes();
+    let is_missing = !known.is_empty()
+        || Witness::read(&layout.stop())?.is_some()
+        || (volumes.exists() && has_any_page(&layout)?);
+    if is_missing {
+        let path = layout.settings();
+        return Err(RecoveryError::SettingsMissing { path });
+    }
+    Ok(None)
+}
+
+fn has_any_page(layout: &Layout) -> Result<bool, RecoveryError> {
+    let volumes = layout.volumes();
+    for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
+        let data = layout.data_file(number);
+        if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Compares the store's facts with what was asked for; adds new currencies to them.
