@@ -3,6 +3,8 @@
 use crate::cli::Exit;
 use crate::config::ConfigError;
 use crate::journal::{ReadError, RecoveryError, StoreError};
+use crate::ledger::CheckpointError;
+use crate::pipeline::CursorError;
 use std::io;
 use std::path::PathBuf;
 
@@ -24,6 +26,12 @@ pub enum ToolError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The Kafka cursor cannot be read.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// The journal cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -68,8 +76,16 @@ impl ToolError {
                 RecoveryError::NoRights { .. }
                 | RecoveryError::Io { .. }
                 | RecoveryError::NewerFormat { .. },
-            ) => Exit::CannotCreate,
-            Self::Recovery(_) | Self::Read(_) | Self::Damaged(_) => Exit::Damaged,
+            )
+            | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })
+            | Self::Cursor(CursorError::Io { .. } | CursorError::Version { .. }) => {
+                Exit::CannotCreate
+            }
+            Self::Recovery(_)
+            | Self::Checkpoint(CheckpointError::Mixed { .. })
+            | Self::Cursor(CursorError::Damaged { .. })
+            | Self::Read(_)
+            | Self::Damaged(_) => Exit::Damaged,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NoInput,
             Self::Io { .. } | Self::Store(_) => Exit::Io,
             Self::Unavailable(_) => Exit::Unavailable,

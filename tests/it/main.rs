@@ -15,5 +15,6 @@ mod kill_streams;
 mod scripts;
 mod scripts_ws;
 mod support;
+mod verify;
 mod ws_resume;
 mod ws_stream;
