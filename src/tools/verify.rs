@@ -5,6 +5,8 @@
 //! (witnesses) says the same. Closes the journal in order at the end. Tells as many faults as fit, not only the first.
 
 mod report;
+#[cfg(test)]
+mod sweep_tests;
 
 pub(super) use report::Report;
 

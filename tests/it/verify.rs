@@ -162,7 +162,7 @@ fn page_ending_at(bytes: &[u8], last: u64) -> usize {
     let pages = bytes.windows(72).enumerate();
     let found =
         pages.filter(|(_, page)| page.starts_with(magic) && page[64..72] == last.to_le_bytes());
-    found.last().unwrap().0
+    found.map(|(at, _)| at).max().unwrap()
 }
 
 #[tokio::test]
@@ -220,6 +220,9 @@ async fn lost_and_changed_records_are_told_by_name() {
     );
 }
 
+/// What stands at the end of a file: a checksum of all before.
+type Seal = fn(&[u8]) -> Vec<u8>;
+
 #[tokio::test]
 async fn newer_formats_are_refused_by_name() {
     let mut server = TestServer::start().await;
@@ -233,7 +236,6 @@ async fn newer_formats_are_refused_by_name() {
     // Where the version stands, and how the file is sealed (docs/FORMAT.md).
     let crc = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes().to_vec();
     let hash = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
-    type Seal = fn(&[u8]) -> Vec<u8>;
     let files: [(PathBuf, usize, Seal, usize); 5] = [
         (server.data_dir().join("settings"), 10, crc, 4),
         (server.data_dir().join("stop"), 10, crc, 4),
