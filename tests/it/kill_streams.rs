@@ -1,7 +1,7 @@
 //! `kill -9` under load, seen from both streams at once: a subscriber that resumes over every restart, and a real broker.
 
-use crate::kafka::{ALL_TYPES, assert_in_order, assert_transfers, load, published};
-use crate::support::kafka::{Broker, Record, read_all};
+use crate::kafka::{assert_in_order, assert_transfers, load, published};
+use crate::support::kafka::{Record, Topic};
 use crate::support::server::{DEADLINE, TestServer, wait_until};
 use crate::support::ws_client::WsClient;
 use crate::ws_resume::{due, told};
@@ -31,19 +31,10 @@ fn without_repeats(mut records: Vec<Record>) -> Vec<Record> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_kills_leave_no_gap_and_no_repeat_for_a_subscriber_and_every_event_in_kafka() {
-    let Some(broker) = block_in_place(Broker::shared) else {
+    let Some(topic) = block_in_place(|| Topic::shared("kills")) else {
         return;
     };
-    let topic = Broker::fresh_topic("kills");
-    let flags = [
-        "--kafka-brokers",
-        broker.addresses(),
-        "--kafka-topic",
-        &topic,
-        "--kafka-event-types",
-        ALL_TYPES,
-    ];
-    let mut server = TestServer::start_with(&flags).await;
+    let mut server = TestServer::start_with(&topic.flags_for_all_types()).await;
     let mut acknowledged = Vec::new();
     let mut heard = Vec::new();
     let mut subscribe = json!({"after_sequence": 0});
@@ -83,7 +74,7 @@ async fn ten_kills_leave_no_gap_and_no_repeat_for_a_subscriber_and_every_event_i
     let next = subscriber.hear().await;
     assert_eq!(next["type"], "pong", "and nothing more comes: {next}");
 
-    let records = without_repeats(block_in_place(|| read_all(broker.addresses(), &topic)));
+    let records = without_repeats(block_in_place(|| topic.read()));
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
     // All types are shipped, so what the topic holds is the journal, number by number.

@@ -27,6 +27,9 @@ const KAFKA_VERSION: &str = "4.4.0";
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 20 * 120;
 const STARTS_MAX: u32 = 3;
+/// For `--kafka-event-types`: what a topic then holds is the journal, number by number.
+pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
+                         fraud.score.updated,balance.updated,wallet.opened";
 
 /// Brokers that a test may use.
 #[derive(Debug)]
@@ -309,6 +312,56 @@ impl Drop for Java {
         // The shell's stdin closes, so it kills the JVM and ends.
         drop(self.shell.stdin.take());
         let _already_gone = self.shell.wait();
+    }
+}
+
+/// A topic of the test's own, which nobody else uses. The service makes it when it ships to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    addresses: String,
+    name: String,
+}
+
+impl Topic {
+    /// One on the brokers that all tests share ([`Broker::shared`]); `hint` begins its name.
+    pub(crate) fn shared(hint: &str) -> Option<Self> {
+        Broker::shared().map(|broker| Self::on(broker, hint))
+    }
+
+    /// One on these brokers.
+    pub(crate) fn on(broker: &Broker, hint: &str) -> Self {
+        Self {
+            addresses: broker.addresses.clone(),
+            name: Broker::fresh_topic(hint),
+        }
+    }
+
+    /// Where its brokers are.
+    pub(crate) fn addresses(&self) -> &str {
+        &self.addresses
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The flags that make a server ship to it.
+    pub(crate) fn flags(&self) -> [&str; 4] {
+        let (brokers, topic) = (&self.addresses, &self.name);
+        ["--kafka-brokers", brokers, "--kafka-topic", topic]
+    }
+
+    /// Likewise, every type of event.
+    pub(crate) fn flags_for_all_types(&self) -> [&str; 6] {
+        let [brokers, addresses, topic, name] = self.flags();
+        let types = "--kafka-event-types";
+        [brokers, addresses, topic, name, types, ALL_TYPES]
+    }
+
+    /// Everything it holds now, see [`read_all`].
+    pub(crate) fn read(&self) -> Vec<Record> {
+        read_all(&self.addresses, &self.name)
     }
 }
 
