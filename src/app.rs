@@ -317,7 +317,11 @@ fn open_journal(
         currencies: config.currencies.clone(),
         witnesses,
     };
-    Journal::open(&config.journal, options, Arc::clone(clock), supervisor)
+    let started = clock.monotonic();
+    let journal = Journal::open(&config.journal, options, Arc::clone(clock), supervisor)?;
+    let took = clock.monotonic().saturating_sub(started);
+    info!(durable = %journal.durable(), ?took, "the journal is open");
+    Ok(journal)
 }
 
 fn start_pipeline(
