@@ -159,7 +159,7 @@ async fn checkpoints_and_new_volumes_under_load_cost_no_request() {
     server.kill9();
     server.restart().await;
     let audit = Audit::read(&client).await;
-    audit.compare_balances(&client).await;
+    assert!(audit.compare_balances(&client).await, "nothing goes on");
     // Both wallets were opened on sight by two issuances.
     let transactions = u64::try_from(audit.transactions.len()).unwrap();
     assert_eq!(transactions, answered.load(Ordering::Relaxed) + 2);

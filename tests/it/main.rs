@@ -2,6 +2,7 @@
 
 mod auth;
 mod cli;
+mod crash;
 mod data_folder;
 mod disk_full;
 mod http_bad_input;
@@ -10,8 +11,6 @@ mod http_contract;
 mod http_two_faults;
 mod kafka;
 mod kafka_pipeline;
-mod kill;
-mod kill_streams;
 mod scripts;
 mod scripts_ws;
 mod support;
