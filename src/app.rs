@@ -21,6 +21,7 @@ use crate::{http, tracker, ws};
 use probes::Probes;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -272,19 +273,32 @@ impl Running {
             _cut_off = self.subscribers.drain(WS_DRAIN) => {}
             () = token.hurrying() => {}
         }
-        let drain_timeout = if token.is_hurrying() {
-            Duration::ZERO
-        } else {
-            self.drain_timeout
-        };
-        let pipeline = self.pipeline;
+        let (pipeline, drain_timeout) = (self.pipeline, self.drain_timeout);
+        let hurry_pipeline = pipeline.hurrier();
+        let shipping = self.probes.pipeline.clone();
         let closing = tokio::task::spawn_blocking(move || {
+            let lag_events = shipping.status().lag_events;
+            if self.ships_to_kafka && lag_events > 0 {
+                info!(
+                    lag_events,
+                    ?drain_timeout,
+                    "waiting for Kafka's acknowledgements"
+                );
+            }
             if !pipeline.stop(drain_timeout) && self.ships_to_kafka {
                 warn!("some events wait in the journal for Kafka; the next start ships them");
             }
             ledger.close()
         });
-        let Ok(closed) = tokio::time::timeout(drain_timeout + CLOSE, closing).await else {
+        let mut closing = pin!(tokio::time::timeout(drain_timeout + CLOSE, closing));
+        let closed = tokio::select! {
+            closed = &mut closing => closed,
+            () = token.hurrying() => {
+                hurry_pipeline();
+                closing.await
+            }
+        };
+        let Ok(closed) = closed else {
             return Err(AppError::Disk(
                 "the last checkpoint did not reach the disk in time".into(),
             ));
