@@ -13,6 +13,7 @@ mod kafka;
 mod kafka_pipeline;
 mod scripts;
 mod scripts_ws;
+mod shutdown;
 mod support;
 mod ws_resume;
 mod ws_stream;

@@ -8,6 +8,7 @@ use super::plan::{Kind, NEVER, Order};
 use crate::support::audit::{Audit, Event, is_issuer, page_after};
 use crate::support::http::transaction;
 use crate::support::server::Client;
+use crate::support::subscribers::Due;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
@@ -51,15 +52,6 @@ pub(super) struct Books {
     asked: HashSet<(String, Change)>,
     refused: HashSet<(String, Change)>,
     acknowledged: u64,
-}
-
-/// A status update that subscribers are owed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Due {
-    pub(super) sequence: u64,
-    pub(super) transaction: String,
-    pub(super) status: String,
-    pub(super) wallets: [String; 2],
 }
 
 pub(super) fn hash_of(text: &str) -> u64 {
@@ -166,22 +158,14 @@ impl Books {
         let id = event.text_of("transaction_id").to_owned();
         let kind = event.text_of("type");
         match kind {
-            "balance.updated" | "wallet.opened" => {
-                self.extend_entry(&id, event.sequence);
-                return None;
-            }
+            "balance.updated" | "wallet.opened" => self.extend_entry(&id, event.sequence),
             "fraud.score.updated" => {
                 scores.insert((id.clone(), event.sequence));
             }
             "transaction.created" => self.take_created(&id, event, next_tag),
             _ => self.take_change(&id, kind, event),
         }
-        Some(Due {
-            sequence: event.sequence,
-            transaction: id,
-            status: event.text_of("status").to_owned(),
-            wallets: [from.to_owned(), to.to_owned()],
-        })
+        Due::of(event)
     }
 
     fn take_created(&mut self, id: &str, event: &Event, next_tag: u64) {

@@ -1,6 +1,7 @@
 //! What is asked of the server, and when it is killed: all of it follows from the seed and a number.
 
 use crate::support::http::NIL;
+use crate::support::subscribers::Filter;
 use serde_json::json;
 
 /// Small and repeatable: splitmix64.
@@ -83,18 +84,19 @@ impl Phase {
         }
     }
 
-    /// `count` phases in a random order, each with its share. Without a broker none can be away.
+    /// `count` phases or some more, to be drawn from the end: first one of each in a random order, then the rest of each
+    /// one's share. Without a broker none can be away.
     pub(super) fn deck(count: usize, has_broker: bool, rng: &mut Rng) -> Vec<Self> {
-        let of = |phase: Self| match phase {
-            Self::KafkaAway if !has_broker => 0,
-            _ => (phase.share() * count / 100).max(1),
-        };
-        let mut deck: Vec<Self> = Self::ALL
+        let mut first: Vec<Self> = Self::ALL
             .into_iter()
-            .flat_map(|phase| vec![phase; of(phase)])
+            .filter(|phase| has_broker || *phase != Self::KafkaAway)
             .collect();
+        let of = |phase: &Self| vec![*phase; phase.share() * count / 100];
+        let mut deck: Vec<Self> = first.iter().flat_map(of).collect();
         deck.resize(count.max(deck.len()), Self::Load);
         rng.shuffle(&mut deck);
+        rng.shuffle(&mut first);
+        deck.append(&mut first);
         deck
     }
 }
@@ -107,7 +109,7 @@ const TOO_MUCH_MINOR: i64 = 90_000_000_000;
 pub(super) const NEVER: &str = "bad0bad0-bad0-4bad-8bad-";
 
 /// A wallet's id.
-pub(super) fn wallet(number: u64) -> String {
+fn wallet(number: u64) -> String {
     format!("00000000-0000-4000-8000-{:012x}", 1 + number % WALLETS)
 }
 
@@ -204,4 +206,15 @@ pub(super) fn malformed(rng: &mut Rng) -> String {
         4 => of(NIL, "1.00", "USD-CBDC"),
         _ => of(&from, "1.00", "USD-CBDC").replace('}', ""),
     }
+}
+
+/// What the subscribers of a journal listen to.
+pub(super) fn filters() -> [Filter; 4] {
+    [
+        Filter::All,
+        Filter::Wallets(vec![wallet(3), wallet(11)]),
+        Filter::Statuses(vec!["reversed", "failed"]),
+        // Hears nothing: it resumes by the positions that it is told.
+        Filter::Wallets(vec![format!("{NEVER}ffffffffffff")]),
+    ]
 }

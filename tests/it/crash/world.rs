@@ -3,12 +3,12 @@
 use super::Tally;
 use super::books::Books;
 use super::load::{Heard, Load};
-use super::plan::{Phase, Rng};
+use super::plan::{self, Phase, Rng};
 use super::signs::{self, CheckpointWatch};
 use super::stream::{Repeats, Stream};
-use super::subscribers::{Listening, Subscribers};
 use crate::support::kafka::Broker;
 use crate::support::server::{DEADLINE, Starting, TestServer, wait_until};
+use crate::support::subscribers::{Listening, Subscribers};
 use crate::support::ws_client;
 use echopay::clock::{Clock, SystemClock};
 use rustix::process::Signal;
@@ -95,7 +95,7 @@ impl<'b> World<'b> {
             flags,
             tags: Arc::new(AtomicU64::new(1)),
             books: Books::new(seed),
-            subscribers: Subscribers::new(),
+            subscribers: Subscribers::new(plan::filters()),
             broker,
             stream,
             away: Away::No,

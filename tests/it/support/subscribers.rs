@@ -1,16 +1,45 @@
-//! Subscribers that come back after every restart, each where it has come to.
+//! Subscribers that come back after every restart, each where it has come to, and what the journal says they are owed.
 
-use super::books::Due;
-use super::plan::wallet;
-use crate::support::ws_client::{Heard, Update, WsClient};
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper that cannot go on fails the test"
+)]
+
+use super::audit::Event;
+use super::ws_client::{Heard, Update, WsClient};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use tokio::task::JoinHandle;
 
+/// A status update that whoever listens to it is owed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Due {
+    pub(crate) sequence: u64,
+    pub(crate) transaction: String,
+    pub(crate) status: String,
+    pub(crate) wallets: [String; 2],
+}
+
+impl Due {
+    /// What follows from an event; nothing, when no update tells of it.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        match event.text_of("type") {
+            "balance.updated" | "wallet.opened" => None,
+            _ => Some(Self {
+                sequence: event.sequence,
+                transaction: event.text_of("transaction_id").to_owned(),
+                status: event.text_of("status").to_owned(),
+                wallets: ["from_wallet", "to_wallet"].map(|field| event.text_of(field).to_owned()),
+            }),
+        }
+    }
+}
+
 /// What somebody listens to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Filter {
+pub(crate) enum Filter {
     All,
     Wallets(Vec<String>),
     Statuses(Vec<&'static str>),
@@ -46,7 +75,7 @@ struct Subscriber {
 
 /// All of them.
 #[derive(Debug)]
-pub(super) struct Subscribers {
+pub(crate) struct Subscribers {
     journal: Option<Value>,
     all: Vec<Subscriber>,
     told: u64,
@@ -54,11 +83,11 @@ pub(super) struct Subscribers {
 
 /// While they listen.
 #[derive(Debug)]
-pub(super) struct Listening(Vec<JoinHandle<Heard>>);
+pub(crate) struct Listening(Vec<JoinHandle<Heard>>);
 
 impl Listening {
     /// Waits until every connection has ended.
-    pub(super) async fn end(self) -> Vec<Heard> {
+    pub(crate) async fn end(self) -> Vec<Heard> {
         let mut all = Vec::new();
         for listener in self.0 {
             all.push(listener.await.expect("a subscriber heard nothing wrong"));
@@ -68,28 +97,22 @@ impl Listening {
 }
 
 impl Subscribers {
-    pub(super) fn new() -> Self {
-        let filters = [
-            Filter::All,
-            Filter::Wallets(vec![wallet(3), wallet(11)]),
-            Filter::Statuses(vec!["reversed", "failed"]),
-            // Hears nothing: it resumes by the positions that it is told.
-            Filter::Wallets(vec!["00000000-0000-4000-8000-ffffffffffff".to_owned()]),
-        ];
-        let all = filters.map(|filter| Subscriber {
+    /// One for each filter; none has heard anything yet.
+    pub(crate) fn new(filters: impl IntoIterator<Item = Filter>) -> Self {
+        let all = filters.into_iter().map(|filter| Subscriber {
             filter,
             after: 0,
             due: VecDeque::new(),
         });
         Self {
             journal: None,
-            all: all.into(),
+            all: all.collect(),
             told: 0,
         }
     }
 
     /// Updates that were told so far.
-    pub(super) fn told(&self) -> u64 {
+    pub(crate) fn told(&self) -> u64 {
         self.told
     }
 
@@ -116,7 +139,7 @@ impl Subscribers {
         clippy::disallowed_methods,
         reason = "a test's subscribers are no tasks of the service"
     )]
-    pub(super) async fn listen(&mut self, address: SocketAddr) -> Listening {
+    pub(crate) async fn listen(&mut self, address: SocketAddr) -> Listening {
         let clients = self.resume(address).await;
         let listeners = clients
             .into_iter()
@@ -124,12 +147,11 @@ impl Subscribers {
         Listening(listeners.collect())
     }
 
-    /// Holds what each of them heard against what the journal says it is owed. `in_order` says that the server had
-    /// time to take its leave.
+    /// Holds what each of them heard against what the journal says it is owed.
     ///
     /// # Panics
     /// At a gap, at a repeat, and at an update of what is not in the journal.
-    pub(super) fn compare(&mut self, due: &[Due], heard: Vec<Heard>) {
+    pub(crate) fn compare(&mut self, due: &[Due], heard: Vec<Heard>) {
         for subscriber in &mut self.all {
             let own = due.iter().filter(|due| subscriber.filter.takes(due));
             subscriber.due.extend(own.cloned());
@@ -151,7 +173,7 @@ impl Subscribers {
     }
 
     /// All come back once more and hear everything that they are still owed, and nothing else.
-    pub(super) async fn catch_up(&mut self, address: SocketAddr) {
+    pub(crate) async fn catch_up(&mut self, address: SocketAddr) {
         let clients = self.resume(address).await;
         for (subscriber, mut client) in self.all.iter_mut().zip(clients) {
             self.told += subscriber.due.len() as u64;
