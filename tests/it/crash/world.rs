@@ -167,8 +167,11 @@ impl<'b> World<'b> {
         sign("the load is under way", || load.answered() >= enough).await;
         match phase {
             Phase::Checkpoint => {
+                // The first round, or one that stands on a finished one.
+                let is_second = rng.below(2) == 0;
                 sign("a checkpoint is written", || {
                     checkpoint.is_under_way(&data_dir)
+                        && (!is_second || checkpoint.is_in_second_round(&data_dir))
                 })
                 .await;
             }
