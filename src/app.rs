@@ -1,7 +1,8 @@
 //! The composition: builds the parts in order, supervises them, stops them in order.
 //!
 //! Alone in knowing every part. The order of the start is the order of trust: what is on disk first, the listener
-//! last, so that nobody is answered by half a service. The order of the end is the reverse, and is written down in
+//! last, so that nobody is answered by half a service (its address is taken at first, so that one in use leaves no
+//! trace). The order of the end is the reverse, and is written down in
 //! `docs/ARCHITECTURE.md`.
 
 mod probes;
@@ -21,9 +22,10 @@ use crate::{http, tracker, ws};
 use probes::Probes;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tracing::{error, info, warn};
 
 /// How long the ledger may take to answer what stands in its queue.
@@ -34,6 +36,8 @@ const WS_DRAIN: Duration = Duration::from_secs(5);
 const FAILED_DRAIN: Duration = Duration::from_secs(2);
 /// How long the last checkpoint and the journal's close may take on top of Kafka's drain.
 const CLOSE: Duration = Duration::from_mins(1);
+/// Connections that may wait in the kernel to be accepted.
+const BACKLOG: u32 = 1_024;
 /// How often the age of a sync under way is looked at.
 const WATCHDOG_TICK: Duration = Duration::from_millis(500);
 /// How much of the journal may wait for the tracker in memory before it reads the journal instead.
@@ -159,6 +163,8 @@ impl Running {
     ) -> Result<Self, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
+        // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
+        let socket = bind(config.listen)?;
         let cursor = Cursor::load(&config.journal.data_dir)?;
         let loaded = Loaded::read(&config.ledger)?;
         let witnesses = [
@@ -216,7 +222,9 @@ impl Running {
         });
         watch_disk(Arc::clone(&probes), ledger.handle(), supervisor);
         reload_tokens(Arc::clone(&access), shutdown, supervisor);
-        let listener = listen(config.listen).await?;
+        let listener = socket
+            .listen(BACKLOG)
+            .map_err(listen_error(config.listen))?;
         let address = listener.local_addr()?;
         let upgrades = subscribers.clone();
         let services = http::Services {
@@ -272,19 +280,32 @@ impl Running {
             _cut_off = self.subscribers.drain(WS_DRAIN) => {}
             () = token.hurrying() => {}
         }
-        let drain_timeout = if token.is_hurrying() {
-            Duration::ZERO
-        } else {
-            self.drain_timeout
-        };
-        let pipeline = self.pipeline;
+        let (pipeline, drain_timeout) = (self.pipeline, self.drain_timeout);
+        let hurry_pipeline = pipeline.hurrier();
+        let shipping = self.probes.pipeline.clone();
         let closing = tokio::task::spawn_blocking(move || {
+            let lag_events = shipping.status().lag_events;
+            if self.ships_to_kafka && lag_events > 0 {
+                info!(
+                    lag_events,
+                    ?drain_timeout,
+                    "waiting for Kafka's acknowledgements"
+                );
+            }
             if !pipeline.stop(drain_timeout) && self.ships_to_kafka {
                 warn!("some events wait in the journal for Kafka; the next start ships them");
             }
             ledger.close()
         });
-        let Ok(closed) = tokio::time::timeout(drain_timeout + CLOSE, closing).await else {
+        let mut closing = pin!(tokio::time::timeout(drain_timeout + CLOSE, closing));
+        let closed = tokio::select! {
+            closed = &mut closing => closed,
+            () = token.hurrying() => {
+                hurry_pipeline();
+                closing.await
+            }
+        };
+        let Ok(closed) = closed else {
             return Err(AppError::Disk(
                 "the last checkpoint did not reach the disk in time".into(),
             ));
@@ -300,9 +321,23 @@ impl Running {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|source| AppError::Listen { address, source })
+/// Takes the address; whoever connects is refused until the socket listens.
+fn bind(address: SocketAddr) -> Result<TcpSocket, AppError> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // The last process's connections may linger; one that still listens is refused all the same.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bound().map_err(listen_error(address))
+}
+
+fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
+    move |source| AppError::Listen { address, source }
 }
 
 fn open_journal(
@@ -317,7 +352,11 @@ fn open_journal(
         currencies: config.currencies.clone(),
         witnesses,
     };
-    Journal::open(&config.journal, options, Arc::clone(clock), supervisor)
+    let started = clock.monotonic();
+    let journal = Journal::open(&config.journal, options, Arc::clone(clock), supervisor)?;
+    let took = clock.monotonic().saturating_sub(started);
+    info!(durable = %journal.durable(), ?took, "the journal is open");
+    Ok(journal)
 }
 
 fn start_pipeline(

@@ -20,6 +20,7 @@ use crate::types::{
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::fs::{self, File};
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -329,7 +330,8 @@ fn shard_path(dir: &Path, index: usize) -> PathBuf {
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Below a file there is nothing either; the journal's opening says what is wrong with the folder.
+        Err(source) if matches!(source.kind(), NotFound | NotADirectory) => Ok(None),
         Err(source) => Err(CheckpointError::Folder {
             path: path.into(),
             source,

@@ -6,7 +6,7 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::support::kafka::{Broker, Record, read_all, read_until};
+use crate::support::kafka::{Broker, Record, Topic, read_all, read_until};
 use echopay::clock::{SharedClock, SystemClock};
 use echopay::ids::IdCipher;
 use echopay::journal::entry::{ChainLink, Leg, Movement};
@@ -195,16 +195,15 @@ fn assert_whole(records: &[Record], last: Sequence) {
 
 #[test]
 fn everything_is_shipped_once_over_stops_and_starts() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("whole") else {
         return;
     };
-    let topic = Broker::fresh_topic("whole");
     let dir = TempDir::new().unwrap();
     {
         let mut world = World::open(dir.path());
         world.transfer(300);
         let (handle, stopper) = world
-            .start(dir.path(), config(broker.addresses(), &topic))
+            .start(dir.path(), config(topic.addresses(), topic.name()))
             .unwrap();
         world.transfer(200);
         wait_for_published(&handle, &world);
@@ -220,7 +219,7 @@ fn everything_is_shipped_once_over_stops_and_starts() {
     assert_eq!(cursor.published, Sequence::new(2_000));
     assert_eq!(cursor.partitions.len(), 6);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     world.transfer(100);
     assert!(stopper.stop(PATIENCE), "a stop drains what is durable");
@@ -233,7 +232,7 @@ fn everything_is_shipped_once_over_stops_and_starts() {
         ),
         (400, 0, 0)
     );
-    let records = read_all(broker.addresses(), &topic);
+    let records = topic.read();
     assert_whole(&records, Sequence::new(2_400));
     let headers: Vec<_> = records[0]
         .headers
@@ -249,30 +248,26 @@ fn everything_is_shipped_once_over_stops_and_starts() {
 
 #[test]
 fn without_its_cursor_the_pipeline_finds_its_place_by_the_tails() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("tails") else {
         return;
     };
-    let topic = Broker::fresh_topic("tails");
     let dir = TempDir::new().unwrap();
     let mut world = World::open(dir.path());
     world.transfer(300);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     wait_for_published(&handle, &world);
     assert!(stopper.stop(PATIENCE));
     std::fs::remove_file(Cursor::path(dir.path())).unwrap();
     world.transfer(50);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     wait_for_published(&handle, &world);
     assert_eq!(handle.status().published_total, 200);
     assert!(stopper.stop(PATIENCE));
-    assert_whole(
-        &read_all(broker.addresses(), &topic),
-        world.journal.durable(),
-    );
+    assert_whole(&topic.read(), world.journal.durable());
 }
 
 #[test]
@@ -563,22 +558,21 @@ fn an_event_that_only_the_broker_refuses_is_found_and_set_aside() {
 
 #[test]
 fn only_selected_types_are_shipped_and_the_others_count_as_published() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("some") else {
         return;
     };
-    let topic = Broker::fresh_topic("some");
     let dir = TempDir::new().unwrap();
     let mut world = World::open(dir.path());
     world.transfer(50);
     let some = pipeline::Config {
         event_types: vec![EventKind::TransactionCompleted],
         cloudevents: true,
-        ..config(broker.addresses(), &topic)
+        ..config(topic.addresses(), topic.name())
     };
     let (handle, stopper) = world.start(dir.path(), some).unwrap();
     wait_for_published(&handle, &world);
     assert!(stopper.stop(PATIENCE));
-    let records = read_until(broker.addresses(), &topic, "50 records", |all| {
+    let records = read_until(topic.addresses(), topic.name(), "50 records", |all| {
         all.len() == 50
     });
     for record in &records {

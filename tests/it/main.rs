@@ -2,6 +2,7 @@
 
 mod auth;
 mod cli;
+mod crash;
 mod data_folder;
 mod disk_full;
 mod http_bad_input;
@@ -10,10 +11,9 @@ mod http_contract;
 mod http_two_faults;
 mod kafka;
 mod kafka_pipeline;
-mod kill;
-mod kill_streams;
 mod scripts;
 mod scripts_ws;
+mod shutdown;
 mod support;
 mod verify;
 mod ws_resume;

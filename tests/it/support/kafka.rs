@@ -10,7 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -27,6 +27,9 @@ const KAFKA_VERSION: &str = "4.4.0";
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 20 * 120;
 const STARTS_MAX: u32 = 3;
+/// For `--kafka-event-types`: what a topic then holds is the journal, number by number.
+pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
+                         fraud.score.updated,balance.updated,wallet.opened";
 
 /// Brokers that a test may use.
 #[derive(Debug)]
@@ -312,6 +315,56 @@ impl Drop for Java {
     }
 }
 
+/// A topic of the test's own, which nobody else uses. The service makes it when it ships to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    addresses: String,
+    name: String,
+}
+
+impl Topic {
+    /// One on the brokers that all tests share ([`Broker::shared`]); `hint` begins its name.
+    pub(crate) fn shared(hint: &str) -> Option<Self> {
+        Broker::shared().map(|broker| Self::on(broker, hint))
+    }
+
+    /// One on these brokers.
+    pub(crate) fn on(broker: &Broker, hint: &str) -> Self {
+        Self {
+            addresses: broker.addresses.clone(),
+            name: Broker::fresh_topic(hint),
+        }
+    }
+
+    /// Where its brokers are.
+    pub(crate) fn addresses(&self) -> &str {
+        &self.addresses
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The flags that make a server ship to it.
+    pub(crate) fn flags(&self) -> [&str; 4] {
+        let (brokers, topic) = (&self.addresses, &self.name);
+        ["--kafka-brokers", brokers, "--kafka-topic", topic]
+    }
+
+    /// Likewise, every type of event.
+    pub(crate) fn flags_for_all_types(&self) -> [&str; 6] {
+        let [brokers, addresses, topic, name] = self.flags();
+        let types = "--kafka-event-types";
+        [brokers, addresses, topic, name, types, ALL_TYPES]
+    }
+
+    /// Everything it holds now, see [`read_all`].
+    pub(crate) fn read(&self) -> Vec<Record> {
+        read_all(&self.addresses, &self.name)
+    }
+}
+
 /// A record as a consumer gets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -320,6 +373,27 @@ pub(crate) struct Record {
     pub(crate) key: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) json: serde_json::Value,
+    /// As it stands in the topic, byte for byte.
+    pub(crate) payload: String,
+}
+
+impl From<&BorrowedMessage<'_>> for Record {
+    fn from(message: &BorrowedMessage<'_>) -> Self {
+        let payload = text(message.payload());
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: text(message.key()),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers
+                    .iter()
+                    .map(|h| (h.key.to_owned(), text(h.value)))
+                    .collect()
+            }),
+            json: serde_json::from_str(&payload).unwrap(),
+            payload,
+        }
+    }
 }
 
 impl Record {
@@ -341,56 +415,80 @@ impl Record {
 /// Everything a topic holds now: each partition in its order, one partition after another. A missing topic holds
 /// nothing.
 pub(crate) fn read_all(addresses: &str, topic: &str) -> Vec<Record> {
-    let consumer = consumer(addresses);
-    let Some(partitions) = partitions_of(&consumer, topic) else {
-        return Vec::new();
-    };
-    let mut list = TopicPartitionList::new();
-    let mut ends = Vec::new();
-    for partition in 0..partitions {
-        let timeout = Duration::from_secs(20);
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, timeout)
-            .unwrap();
-        if low < high {
-            list.add_partition_offset(topic, partition, Offset::Offset(low))
-                .unwrap();
-            ends.push((partition, high));
+    TopicReader::new(addresses, topic).read_on()
+}
+
+/// Reads a topic bit by bit: each look costs what is new.
+pub(crate) struct TopicReader {
+    consumer: BaseConsumer,
+    topic: String,
+    /// The next offset of each partition.
+    next: Vec<i64>,
+}
+
+impl TopicReader {
+    /// From the beginning of `topic`, which need not be there yet.
+    pub(crate) fn new(addresses: &str, topic: &str) -> Self {
+        Self {
+            consumer: consumer(addresses),
+            topic: topic.to_owned(),
+            next: Vec::new(),
         }
     }
-    consumer.assign(&list).unwrap();
-    let mut records = Vec::new();
-    let mut looks = 0;
-    while !ends.is_empty() {
-        match consumer.poll(LOOK) {
-            Some(Ok(message)) => {
-                looks = 0;
-                let at_end = |(partition, high): &(i32, i64)| {
-                    *partition == message.partition() && message.offset() + 1 >= *high
-                };
-                ends.retain(|end| !at_end(end));
-                records.push(Record {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    key: text(message.key()),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|h| (h.key.to_owned(), text(h.value)))
-                            .collect()
-                    }),
-                    json: serde_json::from_slice(message.payload().unwrap()).unwrap(),
-                });
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => ends.retain(|(p, _)| *p != partition),
-            Some(Err(_)) | None => {
-                looks += 1;
-                assert!(looks < LOOKS_MAX, "the topic cannot be read to its end");
+
+    /// What came in since the last look: each partition in its order, one partition after another.
+    pub(crate) fn read_on(&mut self) -> Vec<Record> {
+        if self.next.is_empty() {
+            let partitions = partitions_of(&self.consumer, &self.topic).unwrap_or_default();
+            self.next = vec![0; usize::try_from(partitions).unwrap()];
+        }
+        let mut list = TopicPartitionList::new();
+        let mut ends = Vec::new();
+        for (partition, next) in (0..).zip(&mut self.next) {
+            let timeout = Duration::from_secs(20);
+            let marks = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition, timeout);
+            let (low, high) = marks.unwrap();
+            let from = low.max(*next);
+            if from < high {
+                list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
+                    .unwrap();
+                ends.push((partition, high));
+                *next = high;
             }
         }
+        if ends.is_empty() {
+            return Vec::new();
+        }
+        self.consumer.assign(&list).unwrap();
+        let mut records = Vec::new();
+        let mut looks = 0;
+        while !ends.is_empty() {
+            match self.consumer.poll(LOOK) {
+                Some(Ok(message)) => {
+                    looks = 0;
+                    let end = ends.iter().position(|end| end.0 == message.partition());
+                    // What came in behind the end is left to the next look.
+                    let Some(end) = end else { continue };
+                    if message.offset() + 1 >= ends[end].1 {
+                        ends.swap_remove(end);
+                    }
+                    records.push(Record::from(&message));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    ends.retain(|(p, _)| *p != partition);
+                }
+                Some(Err(_)) | None => {
+                    looks += 1;
+                    assert!(looks < LOOKS_MAX, "the topic cannot be read to its end");
+                }
+            }
+        }
+        self.consumer.unassign().unwrap();
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    records
 }
 
 /// Reads a topic again and again until `enough` says so, and gives what it then holds.

@@ -9,4 +9,5 @@ pub(crate) mod http;
 )]
 pub(crate) mod kafka;
 pub(crate) mod server;
+pub(crate) mod subscribers;
 pub(crate) mod ws_client;
