@@ -9,6 +9,7 @@ mod http_connection;
 mod http_contract;
 mod http_two_faults;
 mod kafka;
+mod kafka_exactly_once;
 mod kafka_pipeline;
 mod kafka_worst_day;
 mod kill;
