@@ -11,7 +11,7 @@ pub use tools::{Tool, ToolInvocation};
 
 use crate::config::{self, Mode};
 use crate::logging;
-use crate::pipeline::OnNewCluster;
+use crate::pipeline::{Delivery, OnNewCluster};
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -209,7 +209,10 @@ pub struct Settings {
         help_heading = "Kafka"
     )]
     pub kafka_replication: Option<i32>,
-    /// Longest time that an event waits for others to leave with
+    /// Whether consumers may see an event twice
+    #[arg(long, value_name = "WHAT", help_heading = "Kafka")]
+    pub kafka_delivery: Option<KafkaDelivery>,
+    /// Longest time that an event waits for others to leave with; in exactly-once, how long a transaction gathers
     #[arg(long, value_name = "MS", help_heading = "Kafka")]
     pub batch_window: Option<u32>,
     /// Events after which a batch leaves before its window ends
@@ -308,6 +311,25 @@ pub struct Settings {
     pub log_level: Option<String>,
 }
 
+/// [`Delivery`] as a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum KafkaDelivery {
+    /// Only where the network still delivers what a process sent that died; repeats show in their sequences
+    Idempotent,
+    /// Never, for consumers that read only what is committed; costs latency and the brokers' CPU
+    ExactlyOnce,
+}
+
+impl From<KafkaDelivery> for Delivery {
+    fn from(word: KafkaDelivery) -> Self {
+        match word {
+            KafkaDelivery::Idempotent => Self::Idempotent,
+            KafkaDelivery::ExactlyOnce => Self::ExactlyOnce,
+        }
+    }
+}
+
 /// [`OnNewCluster`] as a word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -380,6 +402,7 @@ impl Settings {
             kafka_event_types,
             kafka_partitions,
             kafka_replication,
+            kafka_delivery,
             batch_window,
             batch_size,
             kafka_on_new_cluster,
@@ -711,6 +734,7 @@ mod tests {
         ("kafka-event-types", "a,b", r#"["a", "b"]"#),
         ("kafka-partitions", "3", "3"),
         ("kafka-replication", "-1", "-1"),
+        ("kafka-delivery", "exactly-once", r#""exactly-once""#),
         ("batch-window", "3", "3"),
         ("batch-size", "3", "3"),
         ("kafka-on-new-cluster", "reship", r#""reship""#),

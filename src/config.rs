@@ -396,6 +396,7 @@ fn pipeline(settings: &Settings) -> Result<pipeline::Config, ConfigError> {
         topic: settings.kafka_topic.clone().unwrap_or(default.topic),
         partitions: settings.kafka_partitions.unwrap_or(default.partitions),
         replication: settings.kafka_replication.unwrap_or(default.replication),
+        delivery: settings.kafka_delivery.map_or(default.delivery, Into::into),
         batch_window_ms: settings.batch_window.unwrap_or(default.batch_window_ms),
         batch_size: settings.batch_size.unwrap_or(default.batch_size),
         event_types: match &settings.kafka_event_types {
@@ -641,6 +642,7 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         }
         "kafka_partitions" => pipeline.partitions.to_string(),
         "kafka_replication" => pipeline.replication.to_string(),
+        "kafka_delivery" => pipeline.delivery.as_str().into(),
         "batch_window" => pipeline.batch_window_ms.to_string(),
         "batch_size" => pipeline.batch_size.to_string(),
         "kafka_drain_timeout_ms" => pipeline.drain_timeout_ms.to_string(),

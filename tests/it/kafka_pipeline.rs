@@ -25,18 +25,18 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const TRANSFER_EVENTS: u64 = 4;
 
 /// A journal that the test writes by itself, in the ledger's place.
-struct World {
-    journal: Journal,
+pub(crate) struct World {
+    pub(crate) journal: Journal,
     clock: SharedClock,
     supervisor: Supervisor,
 }
 
 impl World {
-    fn open(data_dir: &Path) -> Self {
+    pub(crate) fn open(data_dir: &Path) -> Self {
         let clock: SharedClock = Arc::new(SystemClock::new());
         let supervisor = Supervisor::new();
         let witnesses = Cursor::load(data_dir).unwrap().map(|cursor| cursor.witness);
@@ -56,11 +56,11 @@ impl World {
     }
 
     /// Commits `count` transfers between a few wallets, in groups of some.
-    fn transfer(&mut self, count: u64) {
+    pub(crate) fn transfer(&mut self, count: u64) {
         self.transfer_with(count, None);
     }
 
-    fn transfer_with(&mut self, count: u64, metadata: Option<&str>) {
+    pub(crate) fn transfer_with(&mut self, count: u64, metadata: Option<&str>) {
         let ids = IdCipher::new(&self.journal.settings().id_key);
         let mut left = count;
         while left > 0 {
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    fn start(
+    pub(crate) fn start(
         &self,
         data_dir: &Path,
         config: pipeline::Config,
@@ -122,7 +122,7 @@ fn leg(wallet: u64) -> Leg {
     }
 }
 
-fn config(brokers: &str, topic: &str) -> pipeline::Config {
+pub(crate) fn config(brokers: &str, topic: &str) -> pipeline::Config {
     pipeline::Config {
         brokers: Some(brokers.into()),
         topic: topic.into(),
@@ -133,7 +133,7 @@ fn config(brokers: &str, topic: &str) -> pipeline::Config {
 }
 
 #[track_caller]
-fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> bool) {
     for _ in 0..6_000 {
         if condition() {
             return;
@@ -144,7 +144,7 @@ fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> 
 }
 
 #[track_caller]
-fn wait_for_published(handle: &PipelineHandle, world: &World) {
+pub(crate) fn wait_for_published(handle: &PipelineHandle, world: &World) {
     let durable = world.journal.durable();
     wait_for("everything is published", handle, || {
         handle.status().published >= durable
@@ -153,7 +153,7 @@ fn wait_for_published(handle: &PipelineHandle, world: &World) {
 }
 
 #[track_caller]
-fn wait_for_stopped(handle: &PipelineHandle) -> String {
+pub(crate) fn wait_for_stopped(handle: &PipelineHandle) -> String {
     let mut text = String::new();
     wait_for("the pipeline stops", handle, || {
         match handle.status().state {
@@ -169,7 +169,7 @@ fn wait_for_stopped(handle: &PipelineHandle) -> String {
 
 /// Every event of `1 ..= last` once, in order within its partition, in the partition of its key.
 #[track_caller]
-fn assert_whole(records: &[Record], last: Sequence) {
+pub(crate) fn assert_whole(records: &[Record], last: Sequence) {
     let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
     for record in records {
         let before = newest
