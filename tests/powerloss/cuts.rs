@@ -299,6 +299,39 @@ async fn nothing_acknowledged_is_lost_in_power_cuts_at_any_step() {
     );
 }
 
+/// A folder above the data folder was made by a start that was killed, and no later start saw to its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_a_killed_first_start_has_made_are_durable_before_anything_is_acknowledged() {
+    let Some(mut rig) = Rig::mount() else { return };
+    let data_dir = rig.path().join("var/lib/echopay");
+    rig.machine.set_phase(Phase::FirstStart);
+    rig.machine.arm(Cut {
+        step: Some(Step::StoreCreation),
+        nth: 8,
+        is_done: true,
+    });
+    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
+    assert!(matches!(process.ready().await, Started::Cut));
+    process.kill();
+    rig.remount(); // A kill, not a power cut: all names are there.
+    assert!(data_dir.exists());
+
+    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
+    let client = process.expect_ready().await;
+    let load = Arc::new(Load::default());
+    let clients = load.start(&client, CLIENTS, &mut Random::new(1));
+    wait(|| load.acknowledged() > 50).await;
+    process.kill();
+    for client in clients {
+        client.await.expect("a client saw nothing wrong");
+    }
+    rig.cut(Survives::Nothing, Survives::Nothing, &mut Random::new(1));
+    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
+    let client = process.expect_ready().await;
+    let found = load.compare(&client).await;
+    assert_eq!((found.lost, found.wrong), (0, Vec::new()));
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = environment(name)?;
     Some(

@@ -374,17 +374,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes everything survive a cut.
-    pub(crate) fn sync_all(&mut self) {
-        let done = std::mem::take(&mut self.names);
-        self.keep_names(&done);
-        for node in self.nodes.values_mut() {
-            if let Content::File(file) = &mut node.content {
-                file.sync();
-            }
-        }
-    }
-
     fn keep_names(&mut self, changes: &[NameChange]) {
         for (folder, name, ino) in changes.iter().flat_map(|change| &change.entries) {
             if let Some(Content::Folder(folder)) =

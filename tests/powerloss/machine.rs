@@ -4,7 +4,6 @@ use crate::disk::{Disk, Ino};
 use crate::step::{Phase, Step, steps_of};
 use fuser::{Errno, ReplyEmpty};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +74,6 @@ pub(crate) struct State {
     holds_syncs: bool,
     held: Vec<(Ino, ReplyEmpty)>,
     phase: Phase,
-    calls: BTreeMap<Op, u64>,
 }
 
 /// Shared by the file system and the test that plays fate.
@@ -97,7 +95,6 @@ impl Machine {
             holds_syncs: false,
             held: Vec::new(),
             phase: Phase::Running,
-            calls: BTreeMap::new(),
         };
         Self {
             shared: Arc::new((Mutex::new(state), Condvar::new())),
@@ -185,11 +182,6 @@ impl Machine {
         }
     }
 
-    /// Calls of a kind so far.
-    pub(crate) fn calls(&self, op: Op) -> u64 {
-        self.state().calls.get(&op).copied().unwrap_or(0)
-    }
-
     /// For calls that only look. Waits while the machine is frozen.
     pub(crate) fn look(&self) -> Result<MutexGuard<'_, State>, Errno> {
         let mut state = self.state();
@@ -211,7 +203,6 @@ impl Machine {
     ) -> Result<T, Errno> {
         let mut state = self.look()?;
         let path = path(&state.disk);
-        *state.calls.entry(op).or_default() += 1;
         if let Some(error) = state.fault_of(op, &path) {
             return Err(error);
         }

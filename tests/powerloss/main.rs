@@ -12,7 +12,9 @@
 
 mod cuts;
 mod disk;
+mod faults;
 mod filesystem;
+mod full_disk;
 mod load;
 mod machine;
 mod process;
