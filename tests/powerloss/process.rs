@@ -97,10 +97,8 @@ impl Process {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        match tokio::time::timeout(DEADLINE, waiting).await {
-            Ok(started) => started,
-            Err(_) => panic!("neither ready nor ended; log:\n{}", self.log()),
-        }
+        let started = tokio::time::timeout(DEADLINE, waiting).await.ok();
+        started.unwrap_or_else(|| panic!("neither ready nor ended; log:\n{}", self.log()))
     }
 
     /// Waits until it listens.
@@ -135,10 +133,8 @@ impl Process {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        match tokio::time::timeout(DEADLINE, ending).await {
-            Ok(status) => status,
-            Err(_) => panic!("it does not end; log:\n{}", self.log()),
-        }
+        let status = tokio::time::timeout(DEADLINE, ending).await.ok();
+        status.unwrap_or_else(|| panic!("it does not end; log:\n{}", self.log()))
     }
 
     /// `SIGKILL`, and waits until it is gone. Its machine is off afterwards, since whoever hangs in a call to the disk
