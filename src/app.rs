@@ -5,6 +5,7 @@
 //! trace). The order of the end is the reverse, and is written down in
 //! `docs/ARCHITECTURE.md`.
 
+mod disk;
 mod probes;
 
 use crate::auth::Access;
@@ -13,12 +14,13 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Mode};
 use crate::ids::IdCipher;
 use crate::journal::{Journal, OpenOptions, RecoveryError, StoreError, Witness};
-use crate::ledger::{CheckpointError, Ledger, LedgerHandle, Loaded, StartError};
+use crate::ledger::{CheckpointError, Ledger, Loaded, StartError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
 use crate::shutdown::{DrainToken, Shutdown};
 use crate::tasks::{OnExit, Supervisor};
 use crate::{http, tracker, ws};
+use disk::DiskSpace;
 use probes::Probes;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -38,8 +40,6 @@ const FAILED_DRAIN: Duration = Duration::from_secs(2);
 const CLOSE: Duration = Duration::from_mins(1);
 /// Connections that may wait in the kernel to be accepted.
 const BACKLOG: u32 = 1_024;
-/// How often the age of a sync under way is looked at.
-const WATCHDOG_TICK: Duration = Duration::from_millis(500);
 /// How much of the journal may wait for the tracker in memory before it reads the journal instead.
 const TRACKER_QUEUE_BYTES: usize = 16 << 20;
 
@@ -206,7 +206,14 @@ impl Running {
             metrics.clone(),
             supervisor.clone(),
         );
+        let space = Arc::new(DiskSpace::new(
+            &config.ledger.data_dir,
+            config.ledger.disk_reserve_bytes,
+        ));
+        // Before anyone is listened to: the first write already stops at the reserve.
+        space.ask(&ledger.handle());
         let probes = Arc::new(Probes {
+            space,
             clock: Arc::clone(clock),
             started: clock.monotonic(),
             metrics: metrics.clone(),
@@ -220,7 +227,7 @@ impl Running {
             draining: shutdown.token(),
             supervisor: supervisor.clone(),
         });
-        watch_disk(Arc::clone(&probes), ledger.handle(), supervisor);
+        disk::watch(Arc::clone(&probes), ledger.handle(), supervisor);
         reload_tokens(Arc::clone(&access), shutdown, supervisor);
         let listener = socket
             .listen(BACKLOG)
@@ -379,31 +386,6 @@ fn start_pipeline(
         supervisor,
     };
     pipeline::start(config.pipeline.clone(), sources)
-}
-
-/// Looks at the age of the sync under way: refuses writes while it is too old, ends the process when it is hopeless.
-fn watch_disk(probes: Arc<Probes>, ledger: LedgerHandle, supervisor: &Supervisor) {
-    let failing = supervisor.clone();
-    supervisor.spawn_task("watchdog", OnExit::StopProcess, async move {
-        let mut suspended = false;
-        loop {
-            tokio::time::sleep(WATCHDOG_TICK).await;
-            let age = probes.reader.sync_age();
-            let stalled = age >= probes.sync_stalled;
-            if stalled != suspended {
-                warn!(
-                    stalled,
-                    ?age,
-                    "writes are refused while the disk does not answer"
-                );
-                ledger.suspend(stalled);
-                suspended = stalled;
-            }
-            if age >= probes.sync_dead {
-                failing.fail(&format!("a sync has not returned for {} s", age.as_secs()));
-            }
-        }
-    });
 }
 
 fn reload_tokens(access: Arc<Access>, shutdown: &Shutdown, supervisor: &Supervisor) {

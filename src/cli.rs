@@ -302,6 +302,9 @@ pub struct Settings {
     /// Age of a sync under way from which the disk counts as dead and the process ends with 74
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub sync_dead_ms: Option<u64>,
+    /// Free space of the data folder's disk below which writes get 503; 0: write until the disk refuses
+    #[arg(long, value_name = "BYTES", help_heading = "Disk")]
+    pub disk_reserve_bytes: Option<u64>,
 
     /// How the log looks
     #[arg(long, value_name = "FORMAT", help_heading = "Log")]
@@ -432,6 +435,7 @@ impl Settings {
             checkpoint_interval_ms,
             sync_stalled_ms,
             sync_dead_ms,
+            disk_reserve_bytes,
             log_format,
             log_level,
         )
@@ -713,7 +717,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 47] = [
+    const EACH_SETTING: [(&str, &str, &str); 49] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -764,6 +768,7 @@ mod tests {
         ("checkpoint-interval-ms", "3", "3"),
         ("sync-stalled-ms", "3", "3"),
         ("sync-dead-ms", "3", "3"),
+        ("disk-reserve-bytes", "3", "3"),
         ("log-format", "json", r#""json""#),
         ("log-level", "warn", r#""warn""#),
     ];

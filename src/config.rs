@@ -360,6 +360,7 @@ fn ledger(
         )?,
         sync_stalled_ms,
         sync_dead_ms,
+        disk_reserve_bytes: settings.disk_reserve_bytes,
         opening_balances,
         ..default
     })
@@ -661,6 +662,7 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "checkpoint_interval_ms" => ledger.checkpoint_interval_ms.to_string(),
         "sync_stalled_ms" => ledger.sync_stalled_ms.to_string(),
         "sync_dead_ms" => ledger.sync_dead_ms.to_string(),
+        "disk_reserve_bytes" => "5 % of the disk, at most 268435456".into(),
         "log_format" => log.format.as_str().into(),
         "log_level" => log.level,
         _ => return None,

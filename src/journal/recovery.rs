@@ -171,7 +171,7 @@ fn create(
     for folder in [volumes, layout.data_dir.clone()] {
         record::sync_folder(&folder)?;
     }
-    record::sync_parent(&layout.data_dir)?;
+    record::sync_ancestors(&layout.data_dir)?;
     record::replace(&layout.settings(), &settings.to_bytes())?;
     Ok(settings)
 }
@@ -276,10 +276,19 @@ fn remove_stop(layout: &Layout) -> Result<(), RecoveryError> {
 }
 
 pub(super) fn unreadable(layout: &Layout, volume: u64, fault: StoreFault) -> RecoveryError {
-    let StoreFault { stage, reason } = fault;
+    let path = layout.data_file(volume);
+    let StoreFault {
+        stage,
+        reason,
+        is_io,
+    } = fault;
+    if is_io {
+        // A disk that is full or fails; nothing says that the store is damaged.
+        return RecoveryError::io(stage, path)(std::io::Error::other(&*reason));
+    }
     RecoveryError::StoreUnreadable {
         volume,
-        path: layout.data_file(volume),
+        path,
         stage,
         reason,
     }

@@ -206,7 +206,7 @@ impl Journal {
         self.shared.sync_ended();
         let last = match committed {
             Ok(last) => last,
-            Err(StoreFault { stage, reason }) => {
+            Err(StoreFault { stage, reason, .. }) => {
                 self.volumes.store().abandon();
                 let poison = StoreError::Poisoned {
                     stage,

@@ -247,6 +247,7 @@ impl Checkpointer {
     fn round(&self, written: &mut Written, paced: bool) -> io::Result<u64> {
         let dir = folder(&self.config);
         fs::create_dir_all(&dir)?;
+        File::open(&self.config.data_dir)?.sync_all()?;
         let at = self.books.as_of();
         let journal_bytes = self.reader.size_bytes();
         let lag_bytes = journal_bytes.saturating_sub(written.journal_bytes);

@@ -33,6 +33,6 @@ pub use command::{
 };
 pub use config::Config;
 pub use error::{QueryError, Refusal, Refused, SubmitError};
-pub use handle::LedgerHandle;
+pub use handle::{LedgerHandle, Suspension};
 pub use query::{BalanceView, HistoryPage, PendingPage, Queries, TransactionRecord, WalletStats};
 pub use start::{Ledger, LedgerStats, StartError};

@@ -22,7 +22,7 @@ const PARTITIONS: u32 = 6;
 
 /// A transfer that the service acknowledged.
 #[derive(Clone, Debug)]
-struct Acknowledged {
+pub(crate) struct Acknowledged {
     transaction: String,
     from: String,
     to: String,
@@ -67,7 +67,7 @@ fn transfer(n: u64) -> (String, String, i64) {
 
 /// `count` transfers by [`CLIENTS`] clients at a time. Ends early where the server does not answer any more; any
 /// answer but 201 fails the test.
-async fn load(client: &Client, count: u64, done: &AtomicU64) -> Vec<Acknowledged> {
+pub(crate) async fn load(client: &Client, count: u64, done: &AtomicU64) -> Vec<Acknowledged> {
     let next = AtomicU64::new(0);
     let workers = (0..CLIENTS).map(|_| async {
         let mut acknowledged = Vec::new();
@@ -113,7 +113,7 @@ async fn whole_load(server: &TestServer, count: u64) -> Vec<Acknowledged> {
 }
 
 /// Waits until Kafka has acknowledged all that is durable; gives the last sequence.
-async fn published(server: &TestServer) -> u64 {
+pub(crate) async fn published(server: &TestServer) -> u64 {
     let mut last = 0;
     wait_until(DEADLINE, "everything durable is published", async || {
         let marks = server.get("/api/v1/sequence").await.json();
@@ -139,7 +139,7 @@ fn cents(record: &Record, field: &str) -> i64 {
 /// What holds for every topic: no event twice, each in the partition of its key, sequences rising within it, and the
 /// balances of a wallet a chain from zero on.
 #[track_caller]
-fn assert_in_order(records: &[Record]) {
+pub(crate) fn assert_in_order(records: &[Record]) {
     let mut seen = BTreeSet::new();
     let mut ids = BTreeSet::new();
     let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
@@ -185,7 +185,7 @@ fn assert_in_order(records: &[Record]) {
 /// The four events of each acknowledged transfer, with the right keys, amounts and states; beside them only the
 /// issuances that opened the wallets.
 #[track_caller]
-fn assert_transfers(records: &[Record], acknowledged: &[Acknowledged]) {
+pub(crate) fn assert_transfers(records: &[Record], acknowledged: &[Acknowledged]) {
     let mut by_transaction: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records
         .iter()

@@ -6,10 +6,11 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::kafka::{ALL_TYPES, assert_in_order, assert_transfers, load, published};
+use crate::kafka::{assert_in_order, assert_transfers, load, published};
 use crate::kafka_pipeline::{
     PATIENCE, World, assert_whole, config, wait_for, wait_for_published, wait_for_stopped,
 };
+use crate::support::kafka::ALL_TYPES;
 use crate::support::kafka::{Broker, Record, read_all, read_until};
 use crate::support::proxy::{Proxy, Way};
 use crate::support::server::{Client, DEADLINE, TestServer, wait_until};

@@ -13,8 +13,6 @@ mod kafka;
 mod kafka_exactly_once;
 mod kafka_pipeline;
 mod kafka_worst_day;
-mod kill;
-mod kill_streams;
 mod scripts;
 mod scripts_ws;
 mod shutdown;

@@ -315,7 +315,7 @@ impl Drop for Starting {
 }
 
 /// The binary under test, without settings from the environment of whoever runs the tests.
-fn echopay() -> Command {
+pub(crate) fn echopay() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_echopay"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHOPAY_") {

@@ -6,7 +6,8 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::kafka::{ALL_TYPES, Acknowledged, assert_in_order, assert_transfers, load};
+use super::kafka::ALL_TYPES;
+use crate::kafka::{Acknowledged, assert_in_order, assert_transfers, load};
 use crate::support::kafka::{Broker, Record, read_all};
 use crate::support::server::{DEADLINE, TestServer, wait_until};
 use crate::support::ws_client::WsClient;
