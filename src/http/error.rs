@@ -237,6 +237,10 @@ impl From<QueryError> for ApiError {
     fn from(query_error: QueryError) -> Self {
         match query_error {
             QueryError::Stopped => ErrorKind::QueryStopped.into(),
+            QueryError::Panicked => {
+                error!("a query panicked");
+                ErrorKind::Internal.into()
+            }
             QueryError::InvalidCursor => ErrorKind::Parameter {
                 name: "cursor",
                 expected: CURSOR_EXPECTED,

@@ -34,6 +34,9 @@ pub struct Config {
     /// A step of the wall clock ahead of the monotonic one, in milliseconds, from which the ledger's time does not
     /// follow at once. Default one hour.
     pub clock_jump_ms_max: u64,
+    /// A first reading of the wall clock that is so far behind the journal's newest entry, in milliseconds, from which it
+    /// counts as such a step too. Default one year: a node may well have been off for months.
+    pub clock_gap_ms_max: u64,
     /// For how long such a step must last until the ledger's time follows, in milliseconds. Default five minutes.
     pub clock_jump_hold_ms: u64,
     /// Age of a sync under way, in milliseconds, from which writes are refused and `/readyz` is red. Default 5,000.
@@ -63,6 +66,7 @@ impl Default for Config {
             checkpoint_interval_ms: 5_000,
             checkpoint_lag_bytes_max: 256 << 20,
             clock_jump_ms_max: 3_600_000,
+            clock_gap_ms_max: 366 * 86_400_000,
             clock_jump_hold_ms: 300_000,
             sync_stalled_ms: 5_000,
             sync_dead_ms: 60_000,

@@ -85,9 +85,12 @@ pub enum QueryError {
     /// The cursor is no transaction of the wallet.
     #[error("invalid cursor")]
     InvalidCursor,
-    /// The query ended without an answer: the process is stopping, or the query panicked.
+    /// The query ended without an answer: the process is stopping.
     #[error("the query was stopped")]
     Stopped,
+    /// The query ended without an answer: a bug in it.
+    #[error("the query panicked")]
+    Panicked,
 }
 
 impl Refusal {

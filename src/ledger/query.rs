@@ -226,7 +226,13 @@ impl Queries {
             let _permit = permit;
             query(&inner)
         });
-        run.await.unwrap_or(Err(QueryError::Stopped))
+        run.await.unwrap_or_else(|error| {
+            Err(if error.is_panic() {
+                QueryError::Panicked
+            } else {
+                QueryError::Stopped
+            })
+        })
     }
 }
 

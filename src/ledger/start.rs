@@ -6,7 +6,7 @@ use super::config::Config;
 use super::handle::{LedgerHandle, Mailbox, queue};
 use super::query::Queries;
 use super::thread::{LedgerThread, state};
-use super::time::LedgerTime;
+use super::time::{Leaps, LedgerTime};
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
 use crate::journal::{Journal, ReadError, StoreError};
@@ -136,7 +136,7 @@ impl Ledger {
             })?;
         let thread = LedgerThread {
             state: state(&config, Arc::clone(&books), &journal),
-            time: LedgerTime::new(last, config.clock_jump_ms_max, config.clock_jump_hold_ms),
+            time: LedgerTime::new(last, Leaps::from(&config)),
             config,
             journal,
             clock: Arc::clone(clock),

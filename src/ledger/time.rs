@@ -1,5 +1,6 @@
 //! Ledger time: the wall clock, made monotone, and slow to believe a leap.
 
+use super::config::Config;
 use crate::types::TimestampMs;
 use std::time::Duration;
 
@@ -14,8 +15,25 @@ pub(super) struct LedgerTime {
     anchor: Option<Anchor>,
     /// Since when the wall clock has been ahead by more than the limit.
     leaping_since: Option<Duration>,
-    jump_ms_max: u64,
-    hold_ms: u64,
+    leaps: Leaps,
+}
+
+/// What counts as a leap, and when it is believed; see [`Config`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaps {
+    pub(super) jump_ms_max: u64,
+    pub(super) gap_ms_max: u64,
+    pub(super) hold_ms: u64,
+}
+
+impl From<&Config> for Leaps {
+    fn from(config: &Config) -> Self {
+        Self {
+            jump_ms_max: config.clock_jump_ms_max,
+            gap_ms_max: config.clock_gap_ms_max,
+            hold_ms: config.clock_jump_hold_ms,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,28 +52,38 @@ pub(super) struct Reading {
 }
 
 impl LedgerTime {
-    /// `last` is the time of the journal's newest entry.
-    pub(super) fn new(last: TimestampMs, jump_ms_max: u64, hold_ms: u64) -> Self {
+    /// `last` is the time of the journal's newest entry; zero in an empty one.
+    pub(super) fn new(last: TimestampMs, leaps: Leaps) -> Self {
         Self {
             last,
             anchor: None,
             leaping_since: None,
-            jump_ms_max,
-            hold_ms,
+            leaps,
         }
+    }
+
+    /// What the first reading is measured by. It is believed, since nothing tells how long the process was not running;
+    /// but for one that is years away, as of a clock without a battery: that has to last like any leap.
+    fn first_anchor(&self, wall: TimestampMs, monotonic: Duration) -> Anchor {
+        let gap_ms = wall.get().saturating_sub(self.last.get());
+        let is_leap = self.last != TimestampMs::default() && gap_ms > self.leaps.gap_ms_max;
+        let wall = if is_leap { self.last } else { wall };
+        Anchor { wall, monotonic }
     }
 
     /// The ledger's time for these readings.
     pub(super) fn read(&mut self, wall: TimestampMs, monotonic: Duration) -> Reading {
-        // Why: the first reading is believed whatever it says; nothing tells how long the process was not running.
-        let anchor = *self.anchor.get_or_insert(Anchor { wall, monotonic });
+        let anchor = self
+            .anchor
+            .unwrap_or_else(|| self.first_anchor(wall, monotonic));
+        self.anchor = Some(anchor);
         let elapsed = monotonic.saturating_sub(anchor.monotonic);
         let expected = anchor
             .wall
             .plus(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         let ahead_ms = wall.get().saturating_sub(expected.get());
         let mut leap_began_ms = None;
-        let believed = if ahead_ms <= self.jump_ms_max {
+        let believed = if ahead_ms <= self.leaps.jump_ms_max {
             self.leaping_since = None;
             wall
         } else {
@@ -64,7 +92,7 @@ impl LedgerTime {
                 monotonic
             });
             let lasted = monotonic.saturating_sub(since);
-            if lasted < Duration::from_millis(self.hold_ms) {
+            if lasted < Duration::from_millis(self.leaps.hold_ms) {
                 self.last = self.last.max(expected);
                 return Reading {
                     at: self.last,
@@ -93,7 +121,34 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn time() -> LedgerTime {
-        LedgerTime::new(TimestampMs::new(1_000_000), 60_000, 10_000)
+        let leaps = Leaps {
+            jump_ms_max: 60_000,
+            gap_ms_max: 100_000_000,
+            hold_ms: 10_000,
+        };
+        LedgerTime::new(TimestampMs::new(1_000_000), leaps)
+    }
+
+    #[test]
+    fn a_first_reading_that_is_years_away_has_to_last_like_any_leap() {
+        let mut time = time();
+        let far = TimestampMs::new(200_000_000);
+        let first = time.read(far, SECOND);
+        assert_eq!(
+            (first.at, first.leap_began_ms),
+            (TimestampMs::new(1_000_000), Some(199_000_000))
+        );
+        // The clock is set right meanwhile: nothing of the wrong time stays.
+        let right = time.read(TimestampMs::new(1_030_000), 2 * SECOND);
+        assert_eq!(right.at, TimestampMs::new(1_030_000));
+    }
+
+    #[test]
+    fn a_first_reading_after_a_long_pause_is_believed() {
+        let mut time = time();
+        let later = TimestampMs::new(90_000_000);
+        let first = time.read(later, SECOND);
+        assert_eq!((first.at, first.leap_began_ms), (later, None));
     }
 
     #[test]
