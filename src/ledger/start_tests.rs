@@ -332,6 +332,53 @@ async fn the_thread_sleeps_while_a_leap_of_the_clock_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_room_on_the_disk_nothing_is_written_and_what_is_due_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(CountingClock {
+        inner: ManualClock::new(TimestampMs::new(1_000), 7),
+        readings: AtomicUsize::new(0),
+    });
+    let shared: SharedClock = Arc::<CountingClock>::clone(&clock);
+    let rig = Rig::open_at(dir.path(), &shared);
+    rig.fill(2).await;
+    let holding = MovementRequest {
+        hold: Some(HoldSpec {
+            expires_in_ms: 60_000,
+        }),
+        ..movement(0, 1, 10)
+    };
+    rig.submit(Command::Transfer(holding)).await.unwrap();
+    let view = || rig.ledger.queries().balance(wallet(0), USD);
+    let (before, held) = (view().sequence, view().held);
+    assert_eq!(held, MinorUnits::new(10));
+
+    rig.ledger.handle().set_room(0);
+    clock.inner.set_wall(TimestampMs::new(70_000));
+    let refused = rig.submit(Command::Transfer(movement(0, 1, 1))).await;
+    assert!(matches!(refused, Err(SubmitError::DiskFull)), "{refused:?}");
+    let readings = clock.readings.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let readings = clock.readings.load(Ordering::Relaxed) - readings;
+    assert!(
+        readings < 100,
+        "{readings} readings while nothing can be done"
+    );
+    assert_eq!((view().sequence, view().held), (before, held));
+
+    rig.ledger.handle().set_room(u64::MAX);
+    let expiring = async {
+        while view().held != MinorUnits::ZERO {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, expiring).await.unwrap();
+    rig.submit(Command::Transfer(movement(0, 1, 1)))
+        .await
+        .unwrap();
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn books_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path());
