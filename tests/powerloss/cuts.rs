@@ -332,6 +332,34 @@ async fn names_that_a_killed_first_start_has_made_are_durable_before_anything_is
     assert_eq!((found.lost, found.wrong), (0, Vec::new()));
 }
 
+/// A checkpoint that a cut takes away is no witness of the journal's tail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_checkpoint_is_there_after_a_cut() {
+    let Some(mut rig) = Rig::mount() else { return };
+    let data_dir = rig.path().join("data");
+    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
+    let client = process.expect_ready().await;
+    let load = Arc::new(Load::default());
+    let clients = load.start(&client, 1, &mut Random::new(1));
+    wait(|| load.acknowledged() > 10).await;
+    load.stop();
+    for client in clients {
+        client.await.expect("a client saw nothing wrong");
+    }
+    crate::support::server::wait_until(DEADLINE, "a round is finished", async || {
+        let metrics = client.get("/metrics").await.body;
+        !metrics.contains("echopay_checkpoint_rounds_total 0")
+    })
+    .await;
+    process.kill();
+    rig.cut(Survives::Nothing, Survives::Nothing, &mut Random::new(1));
+    assert!(data_dir.join("checkpoint/round").exists());
+    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
+    let client = process.expect_ready().await;
+    let found = load.compare(&client).await;
+    assert_eq!((found.lost, found.wrong), (0, Vec::new()));
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = environment(name)?;
     Some(

@@ -2,7 +2,7 @@
 //!
 //! Stricter than most file systems, as strict as POSIX: a file's bytes and length are safe after a sync of the file, a
 //! name after a sync of its folder, and neither helps the other. Of what was not synced a cut leaves nothing, all, or a
-//! random part: of bytes any pages, the later without the earlier; of names a prefix, since file systems keep a journal.
+//! random part: of bytes any sectors, the later without the earlier; of names a prefix, since file systems keep a journal.
 
 use crate::random::Random;
 use fuser::Errno;
@@ -13,8 +13,10 @@ use std::ffi::{OsStr, OsString};
 pub(crate) type Ino = u64;
 /// The top folder.
 pub(crate) const ROOT: Ino = 1;
-/// What a disk writes at once: a cut keeps or loses it as one.
-pub(crate) const PAGE_BYTES: usize = 4096;
+/// What a disk writes at once: a cut keeps or loses it as one. The smallest that disks have.
+pub(crate) const SECTOR_BYTES: usize = 512;
+/// What a file takes on the disk is counted in these.
+const BLOCK_BYTES: usize = 4096;
 
 /// How much of what was not synced a cut leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,8 +89,8 @@ impl File {
                 (Survives::Some, Change::Write { at, bytes }) => {
                     let mut from = 0;
                     while from < bytes.len() {
-                        let page_end = (at + from) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
-                        let to = (page_end - at).min(bytes.len());
+                        let sector_end = (at + from) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
+                        let to = (sector_end - at).min(bytes.len());
                         if random.coin() {
                             put(&mut self.synced, at + from, &bytes[from..to]);
                         }
@@ -133,7 +135,7 @@ pub(crate) struct Disk {
     nodes: HashMap<Ino, Node>,
     names: Vec<NameChange>,
     next_ino: Ino,
-    /// Bytes of all files, in whole pages.
+    /// Bytes of all files, in whole blocks.
     used_bytes: u64,
     capacity_bytes: u64,
 }
@@ -265,7 +267,7 @@ impl Disk {
             (Content::File(_), true) => return Err(Errno::ENOTDIR),
             (Content::Folder(_), true) | (Content::File(_), false) => {}
         }
-        self.free_pages_of(ino);
+        self.free_blocks_of(ino);
         self.change_names(NameChange {
             folder: parent,
             entries: vec![(parent, name.into(), None)],
@@ -284,7 +286,7 @@ impl Disk {
             match self.folder(replaced) {
                 Ok(folder) if !folder.now.is_empty() => return Err(Errno::ENOTEMPTY),
                 Ok(_) => {}
-                Err(_) => self.free_pages_of(replaced),
+                Err(_) => self.free_blocks_of(replaced),
             }
         }
         self.change_names(NameChange {
@@ -312,13 +314,13 @@ impl Disk {
     }
 
     /// Why not exact: an unlinked file that is still open would go on taking room. Nobody here fills a disk that way.
-    fn free_pages_of(&mut self, ino: Ino) {
+    fn free_blocks_of(&mut self, ino: Ino) {
         let length = self.length(ino).ok().flatten().unwrap_or(0);
-        self.used_bytes = self.used_bytes.saturating_sub(in_pages(length));
+        self.used_bytes = self.used_bytes.saturating_sub(in_blocks(length));
     }
 
     fn take_room(&mut self, from: usize, to: usize) -> Result<(), Errno> {
-        let used = (self.used_bytes + in_pages(to)).saturating_sub(in_pages(from));
+        let used = (self.used_bytes + in_blocks(to)).saturating_sub(in_blocks(from));
         if to > from && used > self.capacity_bytes {
             return Err(Errno::ENOSPC);
         }
@@ -418,7 +420,7 @@ impl Disk {
                     ahead.push(child);
                 }
             }
-            used_bytes += in_pages(self.length(ino).ok().flatten().unwrap_or(0));
+            used_bytes += in_blocks(self.length(ino).ok().flatten().unwrap_or(0));
         }
         self.nodes.retain(|ino, _| reached.contains(ino));
         self.used_bytes = used_bytes;
@@ -432,6 +434,6 @@ fn set(names: &mut BTreeMap<OsString, Ino>, name: &OsStr, ino: Option<Ino>) {
     };
 }
 
-fn in_pages(length: usize) -> u64 {
-    u64::try_from(length.div_ceil(PAGE_BYTES) * PAGE_BYTES).unwrap_or(u64::MAX)
+fn in_blocks(length: usize) -> u64 {
+    u64::try_from(length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The rig against what is known of power cuts: it must lose what a disk may lose, and keep what a disk must keep.
 
-use crate::disk::{PAGE_BYTES, Survives};
+use crate::disk::{SECTOR_BYTES, Survives};
 use crate::machine::{Fault, Op};
 use crate::random::Random;
 use crate::rig::Rig;
@@ -166,24 +166,27 @@ fn names_survive_a_cut_only_behind_a_sync_of_their_folder() {
 }
 
 #[test]
-fn a_cut_can_keep_the_later_page_and_lose_the_earlier_one() {
+fn a_cut_can_keep_the_later_sector_and_lose_the_earlier_one() {
     let Some(mut rig) = Rig::mount() else { return };
-    let path = rig.path().join("pages");
+    let path = rig.path().join("sectors");
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..40 {
-        settled(&path, &[0; 3 * PAGE_BYTES]);
+        settled(&path, &[0; 3 * SECTOR_BYTES]);
         let file = open(&path);
-        file.write_all_at(&[1; 3 * PAGE_BYTES], 0).unwrap();
+        file.write_all_at(&[1; 3 * SECTOR_BYTES], 0).unwrap();
         drop(file);
         rig.machine.freeze();
         rig.machine.power_off();
         rig.cut(Survives::Some, Survives::Some, &mut Random::new(seed));
         let bytes = fs::read(&path).unwrap();
-        let pages: Vec<u8> = bytes.chunks(PAGE_BYTES).map(|page| page[0]).collect();
-        for page in bytes.chunks(PAGE_BYTES) {
-            assert!(page.iter().all(|byte| *byte == page[0]), "pages are whole");
+        let sectors: Vec<u8> = bytes.chunks(SECTOR_BYTES).map(|sector| sector[0]).collect();
+        for sector in bytes.chunks(SECTOR_BYTES) {
+            assert!(
+                sector.iter().all(|byte| *byte == sector[0]),
+                "sectors are whole"
+            );
         }
-        seen.insert(pages);
+        seen.insert(sectors);
     }
     assert!(
         seen.contains(&vec![0, 0, 1]) && seen.contains(&vec![1, 0, 0]),
