@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-const DISK_BYTES: u64 = 48 << 20;
-const RESERVE_BYTES: u64 = 12 << 20;
+const DISK_BYTES: u64 = 64 << 20;
+const RESERVE_BYTES: u64 = 8 << 20;
 const CLIENTS: usize = 4;
 const EXIT_CANNOT_CREATE: Option<i32> = Some(73);
 
@@ -170,6 +170,54 @@ async fn a_disk_that_payments_fill_up_keeps_its_reserve_and_the_service_lives_on
     }
     process.terminate();
     assert!(process.wait_for_end().await.success());
+}
+
+/// Faster than the disk is looked at: who asks first may not write what others have written meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's clients are no tasks of the service"
+)]
+async fn large_batches_at_full_speed_stop_at_the_reserve_too() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let reserve = reserve();
+    let mut process = disk.start(&reserve.each_ref().map(String::as_str));
+    let client = process.expect_ready().await;
+    let item = transfer().replace(
+        '}',
+        &format!(r#","metadata":{{"k":"{}"}}}}"#, "x".repeat(1_900)),
+    );
+    let batch = format!(r#"{{"transactions":[{}]}}"#, vec![item; 500].join(","));
+    let batch = Arc::new(batch);
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, batch) = (client.clone(), Arc::clone(&batch));
+            tokio::spawn(async move {
+                let path = "/api/v1/transactions/batch";
+                let mut refused = 0;
+                while refused < 20 {
+                    let answer = client.request("POST", path, &PROBLEM, &batch).await;
+                    if answer.status != 200 {
+                        assert_eq!(answer.json()["code"], "DISK_FULL", "{}", answer.body);
+                        refused += 1;
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client
+            .await
+            .expect("nothing but success and a full disk is told");
+    }
+    let free_bytes = disk.free_bytes();
+    assert!(
+        free_bytes > RESERVE_BYTES / 2,
+        "of {RESERVE_BYTES} bytes in reserve {free_bytes} are left"
+    );
+    assert!(process.ended().is_none(), "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
