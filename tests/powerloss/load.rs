@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use crate::support::audit::{Audit, minor};
-use crate::support::server::{Client, Response};
+use crate::support::server::{Client, DEADLINE, Response};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -212,21 +212,30 @@ impl Load {
 
     /// Compares what is there with what the clients were told.
     pub(crate) async fn compare(&self, client: &Client) -> Found {
+        // First: what is acknowledged from here on need not be in what is read below.
+        let acknowledged = self.acknowledged.lock().clone();
         let mut audit = Audit::default();
         let mut events: Vec<Value> = Vec::new();
-        audit.look_on(client, |event| events.push(event.json)).await;
-        audit.compare_balances(client).await;
+        let comparing = async {
+            loop {
+                audit.look_on(client, |event| events.push(event.json)).await;
+                if audit.compare_balances(client).await {
+                    return;
+                }
+            }
+        };
+        let compared = tokio::time::timeout(DEADLINE, comparing).await;
+        assert!(compared.is_ok(), "the ledger never stands still");
         let created: HashMap<&str, &Value> = events
             .iter()
             .filter(|event| event["type"] == "transaction.created")
             .filter_map(|event| Some((event["transaction_id"].as_str()?, event)))
             .collect();
-        let acknowledged = self.acknowledged.lock();
         let mut found = Found {
             acknowledged: acknowledged.len(),
             ..Found::default()
         };
-        for (id, told) in &*acknowledged {
+        for (id, told) in &acknowledged {
             let Some(event) = created.get(id.as_str()) else {
                 found.lost += 1;
                 if found.lost == 1 {

@@ -1,6 +1,7 @@
 //! What the integration tests share, taken from there.
 
 #[path = "../it/support/audit.rs"]
+#[expect(dead_code, reason = "others also look at the events' text")]
 pub(crate) mod audit;
 #[path = "../it/support/server.rs"]
 #[expect(
