@@ -252,10 +252,7 @@ async fn a_start_on_a_failing_disk_says_so_and_breaks_nothing() {
             Started::Ready(_) => break,
             Started::Ended(status, log) => {
                 let code = status.code();
-                assert!(
-                    matches!(code, Some(73 | 74)),
-                    "call {nth}: {code:?}\n{log}"
-                );
+                assert!(matches!(code, Some(73 | 74)), "call {nth}: {code:?}\n{log}");
                 assert!(log.contains("ended reason="), "call {nth}: {log}");
                 starts += 1;
             }
