@@ -14,11 +14,13 @@
 //! | `headers.rs` | a record's headers |
 //! | `acks.rs` | acknowledgements → contiguous prefix (pure) |
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
+//! | `audit.rs` | is everything in the topic that was published |
 //! | `partition.rs` | key → partition, as Java does (pure) |
 //! | `cursor.rs` | the file |
 //! | `producer.rs`, `producer/` | the only door to rdkafka |
 
 mod acks;
+mod audit;
 pub mod config;
 mod cursor;
 mod handle;
@@ -30,6 +32,7 @@ mod session;
 mod thread;
 
 pub use acks::LastAck;
+pub use audit::{TopicError, TopicFault, TopicReport, TopicSources, audit_topic};
 pub use config::{Config, ConfigError, OnNewCluster};
 pub use cursor::{Cursor, CursorError, PartitionCursor};
 pub use handle::{PipelineHandle, PipelineState, PipelineStatus, PipelineStopper};

@@ -1,4 +1,5 @@
-//! The only door to rdkafka: a producer whose reports are gathered, and (in `topic.rs`) a look at what a topic holds.
+//! The only door to rdkafka: a producer whose reports are gathered, and (in `topic.rs`) a look at what a topic holds,
+//! and (in `audit.rs`) all of it.
 //!
 //! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
 //! since librdkafka goes on behind a failed record and would leave a hole.
@@ -6,11 +7,13 @@
 //! How it is polled matters (measured): `poll(d)` blocks for all of `d` while it serves the reports, and polling
 //! often costs a core. So a thread of its own calls `poll(100 ms)`, and reports are heard at once nevertheless.
 
+mod audit;
 #[cfg(test)]
 mod tests;
 mod topic;
 
-pub(super) use topic::{Mark, Scout};
+pub(super) use audit::TopicReader;
+pub(super) use topic::{Mark, Owner, Scout, owner};
 
 use super::config::Config;
 use crate::clock::SharedClock;

@@ -16,5 +16,6 @@ mod scripts;
 mod scripts_ws;
 mod support;
 mod verify;
+mod verify_kafka;
 mod ws_resume;
 mod ws_stream;
