@@ -619,7 +619,12 @@ struct Compare<'c, 'f, 't> {
 }
 
 impl Compare<'_, '_, '_> {
-    fn field<T: PartialEq + ToString>(&mut self, field: &'static str, found: T, expected: T) {
+    fn field<T: Copy + PartialEq + ToString>(
+        &mut self,
+        field: &'static str,
+        found: T,
+        expected: T,
+    ) {
         let transaction = self.transaction;
         self.faults.when(found != expected, || Fault::Amendment {
             transaction,

@@ -33,7 +33,7 @@ fn audit(
     let mut look_up = |at| entries.iter().find(|entry| entry.first == at).cloned();
     for entry in entries {
         audit.take(entry, &mut look_up, &mut |at, fault| {
-            faults.push((at, fault))
+            faults.push((at, fault));
         });
     }
     audit.finish(&mut |at, fault| faults.push((at, fault)));
@@ -325,7 +325,7 @@ const FALSIFIED: [(&str, Falsify); 42] = [
     }),
     ("score before", |e| {
         on_amendment(e, |a| {
-            a.fraud_score = FraudScore::from_millionths(77).unwrap()
+            a.fraud_score = FraudScore::from_millionths(77).unwrap();
         })
     }),
     ("status before", |e| {
@@ -550,10 +550,12 @@ fn a_checkpoint_that_fits_is_accepted_wherever_it_stands() {
     }
 }
 
+type ChangeRow = fn(&mut BooksWriter<'_>);
+
 #[test]
 fn every_kind_of_row_that_differs_in_the_checkpoint_is_found() {
     let entries = whole();
-    let changes: [(&str, fn(&mut BooksWriter<'_>)); 6] = [
+    let changes: [(&str, ChangeRow); 6] = [
         ("wallet", |rows| {
             let mut row = rows.wallet(wallet(3)).unwrap();
             row.ordinal += 1;

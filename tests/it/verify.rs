@@ -162,7 +162,7 @@ fn page_ending_at(bytes: &[u8], last: u64) -> usize {
     let pages = bytes.windows(72).enumerate();
     let found =
         pages.filter(|(_, page)| page.starts_with(magic) && page[64..72] == last.to_le_bytes());
-    found.last().unwrap().0
+    found.map(|(at, _)| at).max().unwrap()
 }
 
 #[tokio::test]
@@ -220,6 +220,9 @@ async fn lost_and_changed_records_are_told_by_name() {
     );
 }
 
+/// What stands at the end of a file: a checksum of all before.
+type Seal = fn(&[u8]) -> Vec<u8>;
+
 #[tokio::test]
 async fn newer_formats_are_refused_by_name() {
     let mut server = TestServer::start().await;
@@ -233,8 +236,11 @@ async fn newer_formats_are_refused_by_name() {
     // Where the version stands, and how the file is sealed (docs/FORMAT.md).
     let crc = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes().to_vec();
     let hash = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
-    type Seal = fn(&[u8]) -> Vec<u8>;
-    let files: [(PathBuf, usize, Seal, usize); 5] = [
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1/cursor");
+    let cursor = server.data_dir().join("cursor");
+    fs::copy(golden, &cursor).unwrap();
+    let files: [(PathBuf, usize, Seal, usize); 6] = [
+        (cursor.clone(), 8, crc, 4),
         (server.data_dir().join("settings"), 10, crc, 4),
         (server.data_dir().join("stop"), 10, crc, 4),
         (
@@ -259,6 +265,8 @@ async fn newer_formats_are_refused_by_name() {
             "{error}"
         );
         fs::write(&path, ours).unwrap();
+        // Another journal's; it was there for its version only.
+        let _gone_already = fs::remove_file(&cursor);
     }
     let report = json(&verify(server.data_dir(), &["--json"]).await, Exit::Success);
     assert_eq!(report["whole"], true);
