@@ -129,15 +129,15 @@ impl Inspection<'_> {
                 break;
             }
         }
-        let walked = walker.walked();
-        if walked.pages > 0 {
-            self.verified.newest = walked.end.durable;
-            self.verified.head_hash = walked.end.hash;
+        let found = walker.walked();
+        if found.pages > 0 {
+            self.verified.newest = found.end.durable;
+            self.verified.head_hash = found.end.hash;
         }
         self.verified.volumes = self.verified.volumes.saturating_add(1);
-        self.verified.pages = self.verified.pages.saturating_add(walked.pages);
-        self.bytes_before = bytes_before.map(|before| before.saturating_add(walked.bytes));
-        self.link = Some((walked.end.durable.next(), walked.end.hash));
+        self.verified.pages = self.verified.pages.saturating_add(found.pages);
+        self.bytes_before = bytes_before.map(|before| before.saturating_add(found.bytes));
+        self.link = Some((found.end.durable.next(), found.end.hash));
         Ok(())
     }
 
@@ -369,3 +369,7 @@ impl JournalReader {
         Ok(ControlFlow::Continue(()))
     }
 }
+
+#[cfg(test)]
+#[path = "inspect_tests.rs"]
+mod tests;
