@@ -128,8 +128,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     (
         "tools",
         &[
-            "cli", "clock", "config", "event", "ids", "journal", "ledger", "money", "pipeline",
-            "tasks", "types",
+            "cli", "clock", "config", "event", "ids", "journal", "ledger", "metrics", "money",
+            "pipeline", "tasks", "types",
         ],
     ),
 ];

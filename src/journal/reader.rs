@@ -369,3 +369,7 @@ impl JournalReader {
         Ok(ControlFlow::Continue(()))
     }
 }
+
+#[cfg(test)]
+#[path = "inspect_tests.rs"]
+mod tests;

@@ -272,15 +272,12 @@ impl Checkpointer {
                 paced = paced && !self.pause(pace);
             }
         }
-        let identity = self.reader.identity();
-        bytes.clear();
-        bytes.extend(ROUND_MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(identity.journal_id.as_bytes());
-        bytes.extend(identity.epoch.to_le_bytes());
-        bytes.extend(at.get().to_le_bytes());
-        bytes.extend(bitmap);
-        seal(&mut bytes);
+        let round = Round {
+            identity: self.reader.identity(),
+            at,
+            bitmap,
+        };
+        write_round(&round, &mut bytes);
         replace_file(&dir, &dir.join("round"), &bytes)?;
         *written = Written { at, journal_bytes };
         Ok(size_bytes)
@@ -295,22 +292,10 @@ impl Checkpointer {
     }
 
     fn write_shard_bytes(&self, index: usize, out: &mut Vec<u8>) {
-        out.clear();
         // IMPORTANT: the sequence and the witness before the rows, so that the rows hold at least that much.
         let at = self.books.as_of();
         let witness = self.reader.witness();
-        out.extend(SHARD_MAGIC);
-        out.extend(VERSION.to_le_bytes());
-        out.extend(u16::try_from(index).unwrap_or(u16::MAX).to_le_bytes());
-        out.extend(witness.identity.journal_id.as_bytes());
-        out.extend(witness.identity.epoch.to_le_bytes());
-        out.extend(at.get().to_le_bytes());
-        out.extend(witness.durable.get().to_le_bytes());
-        out.extend(witness.head_hash);
-        out.extend(witness.volume.to_le_bytes());
-        out.extend(witness.length_bytes.to_le_bytes());
-        write_rows(&self.books.shard(index), out);
-        seal(out);
+        write_shard(index, at, &witness, &self.books.shard(index), out);
     }
 }
 
@@ -382,6 +367,35 @@ fn replace_file(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&tmp, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// The bytes of a shard's file, in place of what `out` holds.
+fn write_shard(index: usize, at: Sequence, witness: &Witness, shard: &Shard, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend(SHARD_MAGIC);
+    out.extend(VERSION.to_le_bytes());
+    out.extend(u16::try_from(index).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend(witness.identity.journal_id.as_bytes());
+    out.extend(witness.identity.epoch.to_le_bytes());
+    out.extend(at.get().to_le_bytes());
+    out.extend(witness.durable.get().to_le_bytes());
+    out.extend(witness.head_hash);
+    out.extend(witness.volume.to_le_bytes());
+    out.extend(witness.length_bytes.to_le_bytes());
+    write_rows(shard, out);
+    seal(out);
+}
+
+/// The bytes of the round's file, in place of what `out` holds.
+fn write_round(round: &Round, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend(ROUND_MAGIC);
+    out.extend(VERSION.to_le_bytes());
+    out.extend(round.identity.journal_id.as_bytes());
+    out.extend(round.identity.epoch.to_le_bytes());
+    out.extend(round.at.get().to_le_bytes());
+    out.extend(round.bitmap);
+    seal(out);
 }
 
 /// Appends the BLAKE3 of everything before it.
@@ -576,3 +590,7 @@ impl Input<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "golden_tests.rs"]
+mod golden_tests;

@@ -335,6 +335,16 @@ mod tests {
         assert_eq!(decode(&bytes), Ok(cursor()));
     }
 
+    /// The same as a file, as a start reads it.
+    #[test]
+    fn the_golden_file_of_version_1_is_read_and_written_the_same() {
+        let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "v1"]
+            .iter()
+            .collect();
+        assert_eq!(Cursor::load(&folder).unwrap(), Some(cursor()));
+        assert_eq!(fs::read(Cursor::path(&folder)).unwrap(), encode(&cursor()));
+    }
+
     #[test]
     fn a_stored_cursor_is_loaded_and_a_second_replaces_it() {
         let dir = tempfile::tempdir().unwrap();

@@ -21,11 +21,13 @@
 //! | `transaction.rs` | when a transaction is due, and how large it may be (pure) |
 //! | `rival.rs` | whether somebody else ships this journal (pure) |
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
+//! | `audit.rs` | is everything in the topic that was published |
 //! | `partition.rs` | key → partition, as Java does (pure) |
 //! | `cursor.rs` | the file |
 //! | `producer.rs`, `producer/` | the only door to rdkafka |
 
 mod acks;
+mod audit;
 pub mod config;
 mod cursor;
 mod handle;
@@ -39,6 +41,7 @@ mod thread;
 mod transaction;
 
 pub use acks::LastAck;
+pub use audit::{TopicError, TopicFault, TopicReport, TopicSources, audit_topic};
 pub use config::{Config, ConfigError, Delivery, OnNewCluster};
 pub use cursor::{Cursor, CursorError, PartitionCursor};
 pub use handle::{PipelineHandle, PipelineState, PipelineStatus, PipelineStopper};

@@ -1,5 +1,5 @@
-//! The only door to rdkafka: a producer whose reports are gathered, its transactions (in `transaction.rs`), and a look
-//! at what a topic holds (in `topic.rs`).
+//! The only door to rdkafka: a producer whose reports are gathered, its transactions (in `transaction.rs`), a look at
+//! what a topic holds (in `topic.rs`), and a reader of all of it (in `audit.rs`).
 //!
 //! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
 //! since librdkafka goes on behind a failed record and would leave a hole.
@@ -7,12 +7,14 @@
 //! How it is polled matters (measured): `poll(d)` blocks for all of `d` while it serves the reports, and polling
 //! often costs a core. So a thread of its own calls `poll(100 ms)`, and reports are heard at once nevertheless.
 
+mod audit;
 #[cfg(test)]
 mod tests;
 mod topic;
 mod transaction;
 
-pub(super) use topic::{Mark, Scout};
+pub(super) use audit::TopicReader;
+pub(super) use topic::{Mark, Owner, Scout, owner};
 
 use super::config::{Config, Delivery};
 use crate::clock::SharedClock;

@@ -21,7 +21,7 @@ use crate::journal::{
     Witness,
 };
 use crate::ledger::{Audit, CheckpointError, Loaded};
-use crate::pipeline::{Cursor, CursorError};
+use crate::pipeline::{Cursor, CursorError, TopicError, TopicFault, TopicSources, audit_topic};
 use crate::tasks::Supervisor;
 use crate::types::Sequence;
 use report::{CheckpointReport, CursorReport, Finding, JournalReport};
@@ -45,7 +45,7 @@ pub(super) fn run(
     let clock: SharedClock = Arc::new(SystemClock::new());
     let supervisor = Supervisor::new();
     let mut report = Report::default();
-    let checked = check(config, progress, &clock, &supervisor, &mut report);
+    let checked = check(config, kafka, progress, &clock, &supervisor, &mut report);
     report.seconds = clock.monotonic().as_secs_f64();
     report.whole = report.is_whole();
     checked.map(|()| report)
@@ -53,6 +53,7 @@ pub(super) fn run(
 
 fn check(
     config: &ToolConfig,
+    kafka: bool,
     progress: &Progress,
     clock: &SharedClock,
     supervisor: &Supervisor,
@@ -86,8 +87,56 @@ fn check(
     let checkpoint = fitting(checkpoint, reader.identity(), report);
     check_journal(&journal, cursor.as_ref(), checkpoint, progress, report);
     drop(reader);
+    let topic = if kafka {
+        check_topic(config, &journal, cursor.as_ref(), clock, progress, report)
+    } else {
+        Ok(())
+    };
     journal.close()?;
-    Ok(())
+    topic
+}
+
+fn check_topic(
+    config: &ToolConfig,
+    journal: &Journal,
+    cursor: Option<&Cursor>,
+    clock: &SharedClock,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<(), ToolError> {
+    let (reader, settings) = (journal.reader(), journal.settings());
+    let sources = TopicSources {
+        reader: &reader,
+        ids: IdCipher::new(&settings.id_key),
+        currencies: settings.currencies.clone(),
+        cursor,
+        clock: Arc::clone(clock),
+    };
+    let step = progress.step("checking the topic", "events", journal.durable().get());
+    let mut tell = |fault: TopicFault| {
+        report.find(match fault.sequence() {
+            Some(sequence) => Finding::at(sequence, fault.to_string()),
+            None => Finding::of_nothing(fault.to_string()),
+        });
+    };
+    let mut on_progress = |at: Sequence| step.at(at.get());
+    let audited = audit_topic(&config.pipeline, &sources, &mut on_progress, &mut tell);
+    match audited {
+        Ok(topic) => {
+            report.topic(topic);
+            Ok(())
+        }
+        Err(TopicError::Journal(reason)) => {
+            report.find(Finding::of_nothing(reason));
+            Ok(())
+        }
+        // What was found in the journal is worth more than that the topic could not be looked at.
+        Err(error) if !report.is_whole() => {
+            report.warn(format!("the topic was not checked: {error}"));
+            Ok(())
+        }
+        Err(error) => Err(ToolError::Unavailable(error.to_string())),
+    }
 }
 
 /// A damaged store is what this command is there to tell; whatever else keeps a journal from being opened ends it.

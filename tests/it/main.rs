@@ -18,5 +18,6 @@ mod scripts_ws;
 mod shutdown;
 mod support;
 mod verify;
+mod verify_kafka;
 mod ws_resume;
 mod ws_stream;

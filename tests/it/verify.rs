@@ -236,7 +236,11 @@ async fn newer_formats_are_refused_by_name() {
     // Where the version stands, and how the file is sealed (docs/FORMAT.md).
     let crc = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes().to_vec();
     let hash = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
-    let files: [(PathBuf, usize, Seal, usize); 5] = [
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1/cursor");
+    let cursor = server.data_dir().join("cursor");
+    fs::copy(golden, &cursor).unwrap();
+    let files: [(PathBuf, usize, Seal, usize); 6] = [
+        (cursor.clone(), 8, crc, 4),
         (server.data_dir().join("settings"), 10, crc, 4),
         (server.data_dir().join("stop"), 10, crc, 4),
         (
@@ -261,6 +265,8 @@ async fn newer_formats_are_refused_by_name() {
             "{error}"
         );
         fs::write(&path, ours).unwrap();
+        // Another journal's; it was there for its version only.
+        let _gone_already = fs::remove_file(&cursor);
     }
     let report = json(&verify(server.data_dir(), &["--json"]).await, Exit::Success);
     assert_eq!(report["whole"], true);

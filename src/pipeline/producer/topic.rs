@@ -50,7 +50,7 @@ struct Stamp<'p> {
 
 /// Whose a record is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Owner {
+pub(in crate::pipeline) enum Owner {
     Ours(Sequence),
     OtherEpoch(u32),
     Stranger,
@@ -115,6 +115,11 @@ impl Scout {
             // Waits without a sleep of our own; nothing is assigned, so nothing comes.
             drop(self.consumer.poll(Duration::from_millis(50)));
         }
+    }
+
+    /// The number of the topic's partitions; `None` when there is no such topic.
+    pub(in crate::pipeline) fn existing(&self) -> Result<Option<u32>, KafkaTrouble> {
+        self.look()
     }
 
     fn look(&self) -> Result<Option<u32>, KafkaTrouble> {
@@ -404,7 +409,8 @@ impl Search {
     }
 }
 
-fn owner(payload: &[u8], identity: JournalIdentity) -> Owner {
+/// Whose a record with this payload is, seen from `identity`.
+pub(in crate::pipeline) fn owner(payload: &[u8], identity: JournalIdentity) -> Owner {
     let Ok(stamp) = serde_json::from_slice::<Stamp<'_>>(payload) else {
         return Owner::Stranger;
     };

@@ -3,6 +3,7 @@
 use crate::journal::{JournalIdentity, Place, ReadError, RecoveryError, Verified};
 use crate::ledger::Audited;
 use crate::money;
+use crate::pipeline::TopicReport;
 use crate::types::{Currencies, Sequence};
 use serde::Serialize;
 use std::fmt;
@@ -24,6 +25,8 @@ pub(in crate::tools) struct Report {
     books: Option<BooksReport>,
     pub(super) checkpoint: Option<CheckpointReport>,
     pub(super) cursor: Option<CursorReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kafka: Option<TopicReport>,
     pub(super) seconds: f64,
     pub(super) warnings: Vec<String>,
     pub(super) findings: Vec<Finding>,
@@ -248,6 +251,30 @@ impl Report {
         }
     }
 
+    pub(super) fn topic(&mut self, topic: TopicReport) {
+        if topic.repeats > 0 {
+            self.warn(format!(
+                "{} records repeat, byte for byte, what stands before them in their partition: consumers drop what is \
+                 not above the last sequence seen there",
+                topic.repeats
+            ));
+        }
+        if topic.deleted > 0 {
+            self.warn(format!(
+                "the topic has lost the beginning of partitions ({} events, by retention or another epoch): everything \
+                 from sequence {} on was checked",
+                topic.deleted, topic.checked_from
+            ));
+        }
+        if topic.holes_behind_cursor > 0 {
+            self.warn(format!(
+                "{} events behind the cursor are missing before later ones: the next start ships them",
+                topic.holes_behind_cursor
+            ));
+        }
+        self.kafka = Some(topic);
+    }
+
     pub(super) fn books(&mut self, audited: &Audited, currencies: &Currencies) {
         let row = |total: &crate::ledger::Total| {
             let known = currencies.get(total.currency);
@@ -331,6 +358,9 @@ impl fmt::Display for Report {
                 ),
             )?,
             None => line("cursor", format_args!("none"))?,
+        }
+        if let Some(kafka) = &self.kafka {
+            line("kafka", format_args!("{kafka}"))?;
         }
         line("seconds", format_args!("{:.1}", self.seconds))?;
         for warning in &self.warnings {

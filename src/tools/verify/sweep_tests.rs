@@ -234,10 +234,10 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// One store as a clean stop left it, and one as a kill did: the same first half, then more without a checkpoint.
+/// The same store as a clean stop left it, as a kill did long after the last checkpoint, and as one did when a witness
+/// had just been written: the first half, then more without a checkpoint.
 fn stores(runtime: &Runtime) -> Vec<Pristine> {
-    let folder = scratch();
-    let killed = scratch();
+    let (folder, killed, witnessed) = (scratch(), scratch(), scratch());
     let content = runtime.block_on(async {
         let service = Service::start(folder.path()).unwrap();
         first_half(&service).await;
@@ -247,12 +247,18 @@ fn stores(runtime: &Runtime) -> Vec<Pristine> {
         second_half(&service).await;
         wait_for_bases(folder.path());
         copy_folder(folder.path(), killed.path());
+        store_cursor(folder.path(), service.reader.witness());
+        copy_folder(folder.path(), witnessed.path());
         let content = service.read().unwrap();
         service.stop().unwrap();
         content
     });
     assert_eq!(content, content.prefix(content.entries.len()));
-    let stores = [("stopped", folder), ("killed", killed)];
+    let stores = [
+        ("stopped", folder),
+        ("killed", killed),
+        ("witnessed", witnessed),
+    ];
     stores
         .into_iter()
         .map(|(name, folder)| {
@@ -451,7 +457,7 @@ fn all_damage(stores: &[Pristine], random: &mut Random) -> Vec<Vec<Damage>> {
                 // Every byte of the first page and of the last.
                 let found = pages_in(&bytes);
                 let ends = [found.first(), found.last()].into_iter().flatten();
-                pages.extend(ends.flat_map(|page| page.clone()).map(&mut flip));
+                pages.extend(ends.cloned().flatten().map(&mut flip));
                 let many = if name == "db" {
                     400
                 } else {
@@ -526,9 +532,8 @@ fn start(pristine: &Pristine, data_dir: &Path) -> Outcome {
     let read = service.read();
     let stopped = service.stop();
     let content = match (read, stopped) {
-        (Err(text), _) => return told(text),
         (Ok(_), Err(text)) if text.starts_with("failed") => return Outcome::Silent(text),
-        (Ok(_), Err(text)) => return told(text),
+        (Err(text), _) | (Ok(_), Err(text)) => return told(text),
         (Ok(content), Ok(())) => content,
     };
     let expected = &pristine.content;
@@ -698,7 +703,7 @@ fn no_damage_is_silent_below_the_youngest_witness() {
         }
     }
     for ((store, kind), (started, verified)) in &tallies {
-        eprintln!("{store:>8} {kind:>9}  start {started:?}  verify {verified:?}");
+        eprintln!("{store:>9} {kind:>9}  start {started:?}  verify {verified:?}");
     }
     assert!(silent.is_empty(), "seed {seed}:\n{}", silent.join("\n"));
 }
