@@ -22,6 +22,8 @@ use tokio::task::block_in_place;
 
 /// Between two looks for a sign.
 const LOOK: Duration = Duration::from_micros(300);
+/// How long the load lasts before a sign is waited for; longer where the machine is slow.
+const LOAD_MS_MAX: u64 = 600;
 /// How far a kill may lie behind its sign, so that no two hit the same moment.
 const BEHIND_SIGN_MS_MAX: u64 = 25;
 /// Of so many kills while the brokers are away, one takes the broker down instead of freezing it.
@@ -154,6 +156,10 @@ impl<'b> World<'b> {
         rng: &mut Rng,
         tally: &mut Tally,
     ) -> Option<Phase> {
+        if phase == Phase::Checkpoint && rng.below(2) == 0 {
+            // So that there is a stop in order in between, and the round is written over a whole one.
+            self.start_for(Phase::Load).await;
+        }
         self.start_for(phase).await;
         self.look_on(tally).await;
         let listening = self.subscribers.listen(self.server.addr()).await;
@@ -163,15 +169,13 @@ impl<'b> World<'b> {
         let is_heavy = phase == Phase::Rotation;
         let client = self.server.client();
         let load = Load::start(client, self.seed, self.round, &self.tags, is_heavy);
-        let enough = 30 + rng.below(170);
+        tokio::time::sleep(Duration::from_millis(rng.below(LOAD_MS_MAX))).await;
+        let enough = 30 + rng.below(100);
         sign("the load is under way", || load.answered() >= enough).await;
         match phase {
             Phase::Checkpoint => {
-                // The first round, or one that stands on a finished one.
-                let is_second = rng.below(2) == 0;
                 sign("a checkpoint is written", || {
                     checkpoint.is_under_way(&data_dir)
-                        && (!is_second || checkpoint.is_in_second_round(&data_dir))
                 })
                 .await;
             }
