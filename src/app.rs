@@ -119,7 +119,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let running = Running::start(config, &clock, &supervisor, &shutdown).await?;
+    let running = Running::start(config, &clock, &supervisor, &shutdown)?;
     let token = shutdown.token();
     tokio::select! {
         () = token.draining() => {
@@ -155,7 +155,8 @@ struct Running {
 }
 
 impl Running {
-    async fn start(
+    /// To be called within the runtime. Blocks until the books are open.
+    fn start(
         config: Config,
         clock: &SharedClock,
         supervisor: &Supervisor,

@@ -34,6 +34,12 @@ impl CheckpointWatch {
         }
     }
 
+    /// Whether a whole round was written since the watch began, and the next one has begun.
+    pub(super) fn is_in_second_round(&self, data_dir: &Path) -> bool {
+        let [shards, round] = newest(data_dir);
+        round > self.begun && shards > round
+    }
+
     /// Whether files were written for which there is no finished round yet.
     pub(super) fn is_under_way(&self, data_dir: &Path) -> bool {
         let [shards, round] = newest(data_dir);

@@ -24,6 +24,8 @@ use tokio::task::block_in_place;
 const LOOK: Duration = Duration::from_micros(300);
 /// How long the load lasts before a sign is waited for; longer where the machine is slow.
 const LOAD_MS_MAX: u64 = 600;
+/// How long to wait for the end of a round of checkpoints, so that the next one is killed.
+const ROUND_MS_MAX: u64 = 4_000;
 /// How far a kill may lie behind its sign, so that no two hit the same moment.
 const BEHIND_SIGN_MS_MAX: u64 = 25;
 /// Of so many kills while the brokers are away, one takes the broker down instead of freezing it.
@@ -156,10 +158,6 @@ impl<'b> World<'b> {
         rng: &mut Rng,
         tally: &mut Tally,
     ) -> Option<Phase> {
-        if phase == Phase::Checkpoint && rng.below(2) == 0 {
-            // So that there is a stop in order in between, and the round is written over a whole one.
-            self.start_for(Phase::Load).await;
-        }
         self.start_for(phase).await;
         self.look_on(tally).await;
         let listening = self.subscribers.listen(self.server.addr()).await;
@@ -174,6 +172,14 @@ impl<'b> World<'b> {
         sign("the load is under way", || load.answered() >= enough).await;
         match phase {
             Phase::Checkpoint => {
+                // The first round, or, where it comes to its end in time, the one behind it.
+                let second = async {
+                    while !checkpoint.is_in_second_round(&data_dir) {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                let patience = Duration::from_millis(*rng.pick(&[0, ROUND_MS_MAX]));
+                let _or_the_first = tokio::time::timeout(patience, second).await;
                 sign("a checkpoint is written", || {
                     checkpoint.is_under_way(&data_dir)
                 })
@@ -235,7 +241,7 @@ impl<'b> World<'b> {
         }
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         if phase == Phase::Checkpoint {
-            flags.push("--checkpoint-interval-ms=100");
+            flags.extend(["--checkpoint-interval-ms=20", "--checkpoint-pace-ms=0"]);
         }
         let before = self.clock.monotonic();
         self.server.restart_with(&flags).await;
