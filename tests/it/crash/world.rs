@@ -348,6 +348,10 @@ impl<'b> World<'b> {
         self.count(tally);
         let status = self.server.terminate().await;
         assert!(status.success(), "{status}");
+        if let (Some(broker), Some(stream)) = (self.broker.as_deref(), &self.stream) {
+            // A soak shall not fill the disk.
+            block_in_place(|| broker.delete_topic(stream.topic_name()));
+        }
     }
 }
 
