@@ -119,7 +119,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let running = Running::start(config, &clock, &supervisor, &shutdown).await?;
+    let running = Running::start(&config, &clock, &supervisor, &shutdown)?;
     let token = shutdown.token();
     tokio::select! {
         () = token.draining() => {
@@ -155,8 +155,9 @@ struct Running {
 }
 
 impl Running {
-    async fn start(
-        config: Config,
+    /// To be called within the runtime. Blocks until the books are open.
+    fn start(
+        config: &Config,
         clock: &SharedClock,
         supervisor: &Supervisor,
         shutdown: &Shutdown,
@@ -172,13 +173,13 @@ impl Running {
             loaded.witness(),
         ];
         let witnesses = witnesses.into_iter().flatten().collect();
-        let journal = open_journal(&config, witnesses, clock, supervisor)?;
+        let journal = open_journal(config, witnesses, clock, supervisor)?;
         let reader = journal.reader();
         let currencies = journal.settings().currencies.clone();
         let ids = IdCipher::new(&journal.settings().id_key);
         let drain_timeout = Duration::from_millis(config.pipeline.drain_timeout_ms);
         let (pipeline, pipeline_stopper) =
-            start_pipeline(&config, cursor, &journal, clock, &metrics, supervisor)?;
+            start_pipeline(config, cursor, &journal, clock, &metrics, supervisor)?;
         let follower = journal.follow("tracker", journal.durable(), TRACKER_QUEUE_BYTES);
         let ledger = Ledger::start(
             config.ledger.clone(),
@@ -251,7 +252,7 @@ impl Running {
             config: config.http.clone(),
         };
         let http = http::Server::start(listener, services, supervisor);
-        announce(&config, address);
+        announce(config, address);
         Ok(Self {
             ledger,
             pipeline: pipeline_stopper,

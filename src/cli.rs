@@ -296,6 +296,9 @@ pub struct Settings {
     /// Pause between two rounds of checkpoints; a start replays what came in since the last one
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub checkpoint_interval_ms: Option<u64>,
+    /// Pause between two files of a round of checkpoints: longer rounds, for shorter waits of everybody else
+    #[arg(long, value_name = "MS", help_heading = "Disk")]
+    pub checkpoint_pace_ms: Option<u64>,
     /// Age of a sync under way from which writes get 503
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub sync_stalled_ms: Option<u64>,
@@ -433,6 +436,7 @@ impl Settings {
             ws_queue_bytes_max,
             volume_bytes_max,
             checkpoint_interval_ms,
+            checkpoint_pace_ms,
             sync_stalled_ms,
             sync_dead_ms,
             disk_reserve_bytes,
@@ -717,7 +721,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 49] = [
+    const EACH_SETTING: [(&str, &str, &str); 50] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -766,6 +770,7 @@ mod tests {
         ("ws-queue-bytes-max", "3", "3"),
         ("volume-bytes-max", "3", "3"),
         ("checkpoint-interval-ms", "3", "3"),
+        ("checkpoint-pace-ms", "3", "3"),
         ("sync-stalled-ms", "3", "3"),
         ("sync-dead-ms", "3", "3"),
         ("disk-reserve-bytes", "3", "3"),

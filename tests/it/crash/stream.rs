@@ -43,6 +43,11 @@ impl Stream {
         flags.iter().map(ToString::to_string).collect()
     }
 
+    /// What its topic is called.
+    pub(super) fn topic_name(&self) -> &str {
+        self.topic.name()
+    }
+
     /// What came in since the last look. To be read before the journal is, since nothing may be in Kafka that is not
     /// in the journal.
     pub(super) fn read_on(&mut self) -> Vec<Record> {

@@ -22,6 +22,10 @@ use tokio::task::block_in_place;
 
 /// Between two looks for a sign.
 const LOOK: Duration = Duration::from_micros(300);
+/// How long the load lasts before a sign is waited for; longer where the machine is slow.
+const LOAD_MS_MAX: u64 = 600;
+/// How long to wait for the end of a round of checkpoints, so that the next one is killed.
+const ROUND_MS_MAX: u64 = 4_000;
 /// How far a kill may lie behind its sign, so that no two hit the same moment.
 const BEHIND_SIGN_MS_MAX: u64 = 25;
 /// Of so many kills while the brokers are away, one takes the broker down instead of freezing it.
@@ -163,15 +167,21 @@ impl<'b> World<'b> {
         let is_heavy = phase == Phase::Rotation;
         let client = self.server.client();
         let load = Load::start(client, self.seed, self.round, &self.tags, is_heavy);
-        let enough = 30 + rng.below(170);
+        tokio::time::sleep(Duration::from_millis(rng.below(LOAD_MS_MAX))).await;
+        let enough = 30 + rng.below(100);
         sign("the load is under way", || load.answered() >= enough).await;
         match phase {
             Phase::Checkpoint => {
-                // The first round, or one that stands on a finished one.
-                let is_second = rng.below(2) == 0;
+                // The first round, or, where it comes to its end in time, the one behind it.
+                let second = async {
+                    while !checkpoint.is_in_second_round(&data_dir) {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                let patience = Duration::from_millis(*rng.pick(&[0, ROUND_MS_MAX]));
+                let _or_the_first = tokio::time::timeout(patience, second).await;
                 sign("a checkpoint is written", || {
                     checkpoint.is_under_way(&data_dir)
-                        && (!is_second || checkpoint.is_in_second_round(&data_dir))
                 })
                 .await;
             }
@@ -231,7 +241,7 @@ impl<'b> World<'b> {
         }
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         if phase == Phase::Checkpoint {
-            flags.push("--checkpoint-interval-ms=100");
+            flags.extend(["--checkpoint-interval-ms=20", "--checkpoint-pace-ms=0"]);
         }
         let before = self.clock.monotonic();
         self.server.restart_with(&flags).await;
@@ -338,6 +348,10 @@ impl<'b> World<'b> {
         self.count(tally);
         let status = self.server.terminate().await;
         assert!(status.success(), "{status}");
+        if let (Some(broker), Some(stream)) = (self.broker.as_deref(), &self.stream) {
+            // A soak shall not fill the disk.
+            block_in_place(|| broker.delete_topic(stream.topic_name()));
+        }
     }
 }
 
