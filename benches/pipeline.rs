@@ -2,13 +2,23 @@
 //!
 //! `cargo bench --bench pipeline`. The brokers are librdkafka's mock cluster, in this process and without a disk: good
 //! to see the pipeline's own cost. `KAFKA_BROKERS=host:port cargo bench --bench pipeline` ships to real ones.
+//!
+//! `cargo bench --bench pipeline -- delivery` compares the deliveries, against a real broker that it starts (Java and
+//! Maven are needed), and runs nothing else.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     reason = "a bench that cannot go on has no result"
 )]
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+#[path = "pipeline/delivery.rs"]
+mod delivery;
+#[expect(dead_code, reason = "the integration tests use the rest")]
+#[path = "../tests/it/support/kafka.rs"]
+mod kafka;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use echopay::clock::{SharedClock, SystemClock};
 use echopay::event::EventEncoder;
 use echopay::ids::IdCipher;
@@ -96,8 +106,7 @@ fn partition(c: &mut Criterion) {
     group.finish();
 }
 
-/// A journal with everything still to ship.
-fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -> Journal {
+fn open_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -> Journal {
     let options = OpenOptions {
         dev: true,
         accept_dev_store: false,
@@ -105,7 +114,12 @@ fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -
         witnesses: Vec::new(),
     };
     let config = journal::Config::new(dir.path());
-    let mut journal = Journal::open(&config, options, Arc::clone(clock), supervisor).unwrap();
+    Journal::open(&config, options, Arc::clone(clock), supervisor).unwrap()
+}
+
+/// A journal with everything still to ship.
+fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -> Journal {
+    let mut journal = open_journal(dir, clock, supervisor);
     let ids = IdCipher::new(&journal.settings().id_key);
     for _ in 0..TRANSFERS_WAITING / TRANSFERS_A_GROUP {
         let mut first = journal.durable().next();
@@ -193,4 +207,11 @@ fn real_brokers() -> Option<String> {
 }
 
 criterion_group!(benches, encode, partition, catch_up);
-criterion_main!(benches);
+
+fn main() {
+    if std::env::args().any(|argument| argument == "delivery") {
+        return delivery::compare();
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

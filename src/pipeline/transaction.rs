@@ -9,8 +9,9 @@ use std::time::Duration;
 const RECORDS_MAX: usize = 20_000;
 /// By how much a failed transaction shrinks the next one.
 const SHRINK_BY: usize = 4;
-/// By how much a committed one lets the next grow.
-const GROW_BY: usize = 2;
+/// A committed one lets the next grow by this part of it. Slowly: over a slow line each step too far is paid with a
+/// time-out.
+const GROW_BY_PART: usize = 8;
 
 /// The transactions of one producer after another.
 #[derive(Debug)]
@@ -68,7 +69,8 @@ impl Transactions {
     /// The open one is committed.
     pub(super) fn committed(&mut self) {
         self.open = None;
-        self.records_max = self.records_max.saturating_mul(GROW_BY).min(RECORDS_MAX);
+        let more = self.records_max / GROW_BY_PART + 1;
+        self.records_max = (self.records_max + more).min(RECORDS_MAX);
     }
 
     /// The open one, if any, will not be committed: its producer has ended.
@@ -139,10 +141,15 @@ mod tests {
         open_with(&mut transactions, 1, MS);
         transactions.given_up();
         assert_eq!(transactions.records_max, 1, "never none at all");
-        for _ in 0..20 {
+        let mut commits = 0;
+        while transactions.records_max < RECORDS_MAX {
             transactions.begin(MS);
             transactions.committed();
+            commits += 1;
         }
-        assert_eq!(transactions.records_max, RECORDS_MAX);
+        assert!(
+            (50..100).contains(&commits),
+            "{commits}: neither in leaps nor for ever"
+        );
     }
 }

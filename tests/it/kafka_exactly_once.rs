@@ -72,9 +72,12 @@ fn everything_is_committed_once_over_stops_and_starts() {
     let mut world = World::open(dir.path());
     world.transfer(300);
     for _ in 0..3 {
-        let (handle, stopper) = world
-            .start(dir.path(), exactly_once(broker.addresses(), &topic))
-            .unwrap();
+        let settings = pipeline::Config {
+            // Far from over when the stop comes.
+            batch_window_ms: 2_000,
+            ..exactly_once(broker.addresses(), &topic)
+        };
+        let (handle, stopper) = world.start(dir.path(), settings).unwrap();
         world.transfer(100);
         wait_for_published(&handle, &world);
         let expected = usize::try_from(world.journal.durable().get()).unwrap();
@@ -155,6 +158,35 @@ fn brokers_that_die_or_freeze_for_longer_than_a_transaction_may_take_cost_nothin
         broker.resume();
         wait_for_published(&handle, &world);
     }
+    assert!(stopper.stop(PATIENCE));
+    let durable = world.journal.durable();
+    let count = usize::try_from(durable.get()).unwrap();
+    let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        records.len() >= count
+    });
+    assert_whole(&records, durable);
+}
+
+#[test]
+fn over_a_line_too_slow_for_one_large_transaction_smaller_ones_get_through() {
+    let Some((broker, proxy)) = Proxy::before_a_broker() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("slow");
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    world.transfer(1_000);
+    // All of it in one transaction, which takes longer than the 3 s that its records have.
+    let settings = pipeline::Config {
+        batch_window_ms: 5_000,
+        request_timeout_ms: 60_000,
+        ..impatient(&proxy.address(), &topic)
+    };
+    proxy.throttle(64 << 10);
+    let (handle, stopper) = world.start(dir.path(), settings).unwrap();
+    wait_for_published(&handle, &world);
+    assert!(handle.status().failed_total > 0, "the first was too large");
+    proxy.pass();
     assert!(stopper.stop(PATIENCE));
     let durable = world.journal.durable();
     let count = usize::try_from(durable.get()).unwrap();
@@ -283,6 +315,9 @@ async fn a_committed_reader_sees_each_event_once_over_ten_kills_of_the_server_an
         &topic,
         "--kafka-delivery",
         "exactly-once",
+        // Long enough to be killed in.
+        "--batch-window",
+        "250",
         "--kafka-event-types",
         ALL_TYPES,
     ];
@@ -296,9 +331,15 @@ async fn a_committed_reader_sees_each_event_once_over_ten_kills_of_the_server_an
                 done.load(Ordering::Relaxed) >= 50
             })
             .await;
-            // Every fifth kill finds the pipeline at its start, the others in the middle of its transactions.
+            // Every fifth kill finds the pipeline at its start. The others find it in a transaction: what is published
+            // moves with a commit, and the next transaction has some records then.
             if round % 5 > 0 {
-                published_more(&client, 300 + 97 * round).await;
+                published_more(&client, 1).await;
+                let more = done.load(Ordering::Relaxed) + 10 * round;
+                wait_until(DEADLINE, "the load goes on", async || {
+                    done.load(Ordering::Relaxed) >= more
+                })
+                .await;
             }
             if round % 5 == 3 {
                 block_in_place(|| broker.kill9());
@@ -335,13 +376,22 @@ struct Zombie {
     held_bytes: u64,
 }
 
-/// A process under load; its bytes are held back; it is killed; its successor ships everything; then the held bytes
-/// arrive, and the successor goes on.
-async fn zombie(delivery: &str) -> Option<Zombie> {
+/// What is held back of the process that dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// Requests with records, under load.
+    Records,
+    /// The end of a transaction whose records have all arrived.
+    Commit,
+}
+
+/// A process whose bytes are held back is killed; its successor ships everything; then the held bytes arrive, and the
+/// successor goes on.
+async fn zombie(delivery: &str, what: Held) -> Option<Zombie> {
     let (broker, proxy) = block_in_place(Proxy::before_a_broker)?;
     let topic = Broker::fresh_topic("zombie");
     let brokers = proxy.address();
-    // A long window: most of a transaction's time goes to its records, not to its beginning and end.
+    // A long window: most of a transaction's time lies between its beginning and its end.
     let flags = [
         "--kafka-brokers",
         &brokers,
@@ -350,30 +400,50 @@ async fn zombie(delivery: &str) -> Option<Zombie> {
         "--kafka-delivery",
         delivery,
         "--batch-window",
-        "200",
+        if what == Held::Commit { "2000" } else { "200" },
         "--kafka-event-types",
         ALL_TYPES,
     ];
     let mut server = TestServer::start_with(&flags).await;
-    let done = AtomicU64::new(0);
     let client = server.client();
-    let killing = async {
-        published_more(&client, 2_000).await;
-        // It moves with a commit, and the next transaction begins small: until its records flow.
-        let flowed = proxy.forwarded(Way::ToBroker) + 20_000;
+    let flowed = async |bytes: u64| {
+        let bytes = proxy.forwarded(Way::ToBroker) + bytes;
         wait_until(DEADLINE, "records flow", async || {
-            proxy.forwarded(Way::ToBroker) >= flowed
+            proxy.forwarded(Way::ToBroker) >= bytes
         })
         .await;
-        proxy.hold(Way::ToBroker);
-        let more = done.load(Ordering::Relaxed) + 300;
-        wait_until(DEADLINE, "the load goes on", async || {
-            done.load(Ordering::Relaxed) >= more
-        })
-        .await;
-        block_in_place(|| server.kill9());
     };
-    tokio::join!(load(&client, u64::MAX, &done), killing);
+    match what {
+        Held::Records => {
+            let done = AtomicU64::new(0);
+            let killing = async {
+                published_more(&client, 2_000).await;
+                // It moves with a commit, and the next transaction begins small: until its records flow.
+                flowed(20_000).await;
+                proxy.hold(Way::ToBroker);
+                let more = done.load(Ordering::Relaxed) + 300;
+                wait_until(DEADLINE, "the load goes on", async || {
+                    done.load(Ordering::Relaxed) >= more
+                })
+                .await;
+                block_in_place(|| server.kill9());
+            };
+            tokio::join!(load(&client, u64::MAX, &done), killing);
+        }
+        Held::Commit => {
+            // Under load, and then silence.
+            load(&client, 200, &AtomicU64::new(0)).await;
+            published(&server).await;
+            let done = AtomicU64::new(0);
+            tokio::join!(load(&client, 1, &done), flowed(500));
+            proxy.hold(Way::ToBroker);
+            wait_until(DEADLINE, "the transaction's end is held", async || {
+                proxy.held(Way::ToBroker) > 0
+            })
+            .await;
+            block_in_place(|| server.kill9());
+        }
+    }
     let held_bytes = proxy.held(Way::ToBroker);
     proxy.let_new_pass();
     server.restart().await;
@@ -413,7 +483,7 @@ fn by_the_rule(records: Vec<Record>) -> Vec<Record> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_bytes_of_a_dead_process_come_twice_by_default_and_the_consumers_rule_drops_them() {
-    let Some(zombie) = zombie("idempotent").await else {
+    let Some(zombie) = zombie("idempotent", Held::Records).await else {
         return;
     };
     let distinct: BTreeSet<u64> = zombie.records.iter().map(Record::sequence).collect();
@@ -430,20 +500,25 @@ async fn late_bytes_of_a_dead_process_come_twice_by_default_and_the_consumers_ru
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_bytes_of_a_dead_process_never_show_when_delivered_exactly_once() {
+async fn late_records_of_a_dead_process_never_show_when_delivered_exactly_once() {
+    let Some(zombie) = zombie("exactly-once", Held::Records).await else {
+        return;
+    };
     // Beside its records, a process sends some dozens of bytes to begin and to end a transaction.
-    const WITH_RECORDS_BYTES: u64 = 1_000;
-    let mut with_records = 0;
-    for _ in 0..6 {
-        let Some(zombie) = zombie("exactly-once").await else {
-            return;
-        };
-        assert_in_order(&zombie.records);
-        assert!(sequences(&zombie.records).into_iter().eq(1..=zombie.last));
-        with_records += u32::from(zombie.held_bytes >= WITH_RECORDS_BYTES);
-        if with_records == 2 {
-            return;
-        }
-    }
-    panic!("no records were among the bytes held back");
+    assert!(zombie.held_bytes > 1_000, "no records were held back");
+    assert_in_order(&zombie.records);
+    assert!(sequences(&zombie.records).into_iter().eq(1..=zombie.last));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_commit_of_a_dead_process_is_refused() {
+    let Some(zombie) = zombie("exactly-once", Held::Commit).await else {
+        return;
+    };
+    assert!(
+        zombie.held_bytes < 500,
+        "more than a transaction's end was held back"
+    );
+    assert_in_order(&zombie.records);
+    assert!(sequences(&zombie.records).into_iter().eq(1..=zombie.last));
 }

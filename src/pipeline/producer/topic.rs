@@ -83,6 +83,9 @@ impl Scout {
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false")
             .set("auto.offset.reset", "earliest")
+            // Little at a time: behind the records looked for may stand thousands that were aborted, and over a slow
+            // line an answer has to come within the socket's time-out.
+            .set("fetch.message.max.bytes", "16384")
             .set("fetch.wait.max.ms", "50");
         let consumer = config
             .create_with_context(Quiet)

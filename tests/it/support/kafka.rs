@@ -596,7 +596,7 @@ fn text(bytes: Option<&[u8]>) -> String {
     String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
 }
 
-fn consumer(addresses: &str) -> BaseConsumer {
+pub(crate) fn consumer(addresses: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", addresses)
         .set("group.id", "echopay-tests")
