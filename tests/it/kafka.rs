@@ -32,6 +32,26 @@ pub(crate) struct Acknowledged {
     sequence: u64,
 }
 
+impl Acknowledged {
+    /// Its id.
+    pub(crate) fn transaction(&self) -> &str {
+        &self.transaction
+    }
+
+    /// Where it can be read.
+    pub(crate) fn path(&self) -> String {
+        format!("/api/v1/transactions/{}", self.transaction)
+    }
+
+    /// Whether one of its events is among `sequences`.
+    pub(crate) fn any_of(&self, sequences: &BTreeSet<u64>) -> bool {
+        sequences
+            .range(self.sequence - 3..=self.sequence)
+            .next()
+            .is_some()
+    }
+}
+
 fn wallet(number: u64) -> String {
     format!("00000000-0000-4000-8000-{:012x}", number + 1)
 }

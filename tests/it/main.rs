@@ -10,6 +10,7 @@ mod http_contract;
 mod http_two_faults;
 mod kafka;
 mod kafka_pipeline;
+mod kafka_worst_day;
 mod kill;
 mod kill_streams;
 mod scripts;

@@ -23,6 +23,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const KAFKA_VERSION: &str = "4.4.0";
+/// Who may come by the listener that asks for a password.
+pub(crate) const SASL_USER: &str = "echopay";
+/// That one's password.
+pub(crate) const SASL_PASSWORD: &str = "open-sesame";
 /// Between two looks at a condition; a deadline is a number of looks.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 20 * 120;
@@ -40,8 +44,21 @@ pub(crate) struct Broker {
 struct Own {
     jars: PathBuf,
     dir: TempDir,
-    port: u16,
+    ports: Ports,
     running: Option<Java>,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    /// For everyone, without a password.
+    plain: u16,
+    /// For clients that come with a name and a password.
+    sasl: u16,
+    /// For a proxy.
+    proxied: u16,
+    /// What the clients of that one are told to connect to: the proxy's port.
+    advertised: u16,
 }
 
 /// A JVM under a shell that kills it as soon as the shell's stdin closes: when this value goes, and also when the test
@@ -61,7 +78,7 @@ impl Broker {
                 addresses,
                 own: None,
             }),
-            None => Self::start_one(),
+            None => Self::start_one(None),
         });
         broker.as_ref().map_or_else(|reason| skip(reason), Some)
     }
@@ -71,12 +88,40 @@ impl Broker {
         if environment("KAFKA_BROKERS").is_some() {
             return skip("KAFKA_BROKERS is set, and its brokers are not this test's to kill");
         }
-        Self::start_one().map_or_else(|reason| skip(&reason), Some)
+        Self::start_one(None).map_or_else(|reason| skip(&reason), Some)
+    }
+
+    /// Like [`Broker::own`], with a listener at [`Broker::proxied_port`] whose clients are told to connect to
+    /// `advertised`, where a proxy stands.
+    pub(crate) fn own_behind(advertised: u16) -> Option<Self> {
+        if environment("KAFKA_BROKERS").is_some() {
+            return skip("KAFKA_BROKERS is set, and no proxy stands before its brokers");
+        }
+        Self::start_one(Some(advertised)).map_or_else(|reason| skip(&reason), Some)
     }
 
     /// For `--kafka-brokers`.
     pub(crate) fn addresses(&self) -> &str {
         &self.addresses
+    }
+
+    /// Where a proxy reaches it.
+    pub(crate) fn proxied_port(&self) -> u16 {
+        self.ours().ports.proxied
+    }
+
+    /// The listener (`SASL_PLAINTEXT`, mechanism `PLAIN`) that lets in [`SASL_USER`] with [`SASL_PASSWORD`] alone;
+    /// `None` for brokers that this process did not start.
+    pub(crate) fn sasl_addresses(&self) -> Option<String> {
+        let Some(own) = &self.own else {
+            return skip("KAFKA_BROKERS is set, and how its brokers know who asks is not known");
+        };
+        Some(format!("127.0.0.1:{}", own.ports.sasl))
+    }
+
+    #[track_caller]
+    fn ours(&self) -> &Own {
+        self.own.as_ref().expect("a broker of this test's own")
     }
 
     /// A topic's name that nobody else uses.
@@ -95,7 +140,7 @@ impl Broker {
     pub(crate) fn kill9(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        let port = own.port;
+        let port = own.ports.plain;
         wait_until("the broker is gone", || !accepts(port));
     }
 
@@ -111,7 +156,7 @@ impl Broker {
     pub(crate) fn replace(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        *own = Own::start(&own.jars, own.port);
+        *own = Own::start(&own.jars, own.ports);
         assert!(own.is_up(), "the other broker does not start");
     }
 
@@ -168,14 +213,14 @@ impl Broker {
     }
 
     /// An error says what is missing on this machine.
-    fn start_one() -> Result<Self, String> {
+    fn start_one(advertised: Option<u16>) -> Result<Self, String> {
         let jars = jars()?;
         for _ in 0..STARTS_MAX {
             // Somebody may take a port between our look and the broker's start: then once more with others.
-            let own = Own::start(&jars, free_port());
+            let own = Own::start(&jars, Ports::free(advertised));
             if own.is_up() {
                 return Ok(Self {
-                    addresses: format!("127.0.0.1:{}", own.port),
+                    addresses: format!("127.0.0.1:{}", own.ports.plain),
                     own: Some(own),
                 });
             }
@@ -184,18 +229,44 @@ impl Broker {
     }
 }
 
+impl Ports {
+    fn free(advertised: Option<u16>) -> Self {
+        let [plain, sasl, proxied] = free_ports();
+        Self {
+            plain,
+            sasl,
+            proxied,
+            advertised: advertised.unwrap_or(proxied),
+        }
+    }
+}
+
 impl Own {
-    fn start(jars: &Path, port: u16) -> Self {
+    fn start(jars: &Path, ports: Ports) -> Self {
         let dir = TempDir::new().unwrap();
-        let controller = free_port();
+        let [controller] = free_ports();
+        let Ports {
+            plain,
+            sasl,
+            proxied,
+            advertised,
+        } = ports;
         let data = dir.path().join("data");
         let properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
+             PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
+             PROXIED://127.0.0.1:{advertised}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,\
+             PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             sasl.enabled.mechanisms=PLAIN\n\
+             listener.name.sasl.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
              log.dirs={}\n\
              auto.create.topics.enable=false\n\
@@ -213,7 +284,7 @@ impl Own {
         );
         fs::write(dir.path().join("server.properties"), properties).unwrap();
         // 22 characters of base64 for 16 bytes; the last one carries two bits.
-        let cluster_id = format!("{:x<21}A", format!("p{port}c{controller}"));
+        let cluster_id = format!("{:x<21}A", format!("p{plain}c{controller}"));
         let formatted = java(jars)
             .args([
                 "kafka.tools.StorageTool",
@@ -234,20 +305,20 @@ impl Own {
         Self {
             jars: jars.to_path_buf(),
             dir,
-            port,
+            ports,
             running,
         }
     }
 
     /// Waits until it answers; `false` when it never will.
     fn is_up(&self) -> bool {
-        let addresses = format!("127.0.0.1:{}", self.port);
+        let addresses = format!("127.0.0.1:{}", self.ports.plain);
         let mut probe = None;
         for _ in 0..LOOKS_MAX {
             if self.running.as_ref().is_none_or(|java| !java.is_alive()) {
                 return false;
             }
-            if accepts(self.port) {
+            if accepts(self.ports.plain) {
                 let probe = probe.get_or_insert_with(|| consumer(&addresses));
                 let answer = probe.fetch_metadata(None, Duration::from_secs(1));
                 if answer.is_ok_and(|metadata| !metadata.brokers().is_empty()) {
@@ -462,12 +533,10 @@ fn accepts(port: u16) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// Bound all at once, so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    bound.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn java(jars: &Path) -> Command {
