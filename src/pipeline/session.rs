@@ -100,13 +100,6 @@ impl<'s> Session<'s> {
             .brokers
             .link(message_bytes_max, careful, wake, &ship.supervisor)?;
         let old = ship.cursor.take().filter(|_| !plan.adopted);
-        let failed_at = |partition: usize| {
-            let place = old
-                .as_ref()
-                .and_then(|cursor| cursor.partitions.get(partition));
-            place.map_or(Sequence::ORIGIN, |place| place.failed)
-        };
-        let failed = (0..plan.have.len()).map(failed_at).collect();
         // Brokers that are slow to tell their cluster must not make us forget it.
         let cluster_id = cluster_id.or_else(|| old.as_ref()?.cluster_id.clone());
         let (now, after, adopted) = (ship.clock.monotonic(), plan.after, plan.adopted);
@@ -114,7 +107,7 @@ impl<'s> Session<'s> {
             acks: AckTracker::new(plan.after, plan.last),
             have: plan.have,
             repeats_to: plan.repeats_to,
-            failed,
+            failed: plan.failed,
             partitions,
             cluster_id,
             cluster_checked_at: Some(now),
@@ -129,8 +122,10 @@ impl<'s> Session<'s> {
         };
         session.remember();
         if adopted {
-            // Before anything is sent: an answer of the operator holds once.
+            // Before anything is sent: an answer of the operator holds once. Whatever changes next, in this life of
+            // the process as well, is another question.
             session.ship.store_cursor();
+            session.ship.config.on_new_cluster = None;
         }
         session.publish();
         session.ship.follower.seek(after);
