@@ -11,6 +11,7 @@
 //! | `handle.rs` | what others see and may ask |
 //! | `thread.rs` | the thread: connect, ship, rebuild, stop |
 //! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
+//! | `stall.rs` | whether acknowledgements are overdue (pure) |
 //! | `headers.rs` | a record's headers |
 //! | `acks.rs` | acknowledgements → contiguous prefix (pure) |
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
@@ -27,6 +28,7 @@ mod partition;
 mod producer;
 mod resume;
 mod session;
+mod stall;
 mod thread;
 
 pub use acks::LastAck;
