@@ -11,6 +11,7 @@ mod http_two_faults;
 mod kafka;
 mod kafka_pipeline;
 mod kafka_worst_day;
+mod kafka_worst_day_topic;
 mod kill;
 mod kill_streams;
 mod scripts;
