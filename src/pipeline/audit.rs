@@ -247,10 +247,11 @@ pub fn audit_topic(
     tell: &mut dyn FnMut(TopicFault),
 ) -> Result<TopicReport, TopicError> {
     let addresses = config.brokers.as_deref().unwrap_or_default();
-    let brokers = Brokers::new(config, addresses, sources.clock.clone())?;
+    let journal_id = sources.reader.identity().journal_id;
+    let brokers = Brokers::new(config, addresses, journal_id, sources.clock.clone())?;
     let partitions = brokers
         .scout()?
-        .existing()?
+        .look()?
         .ok_or_else(|| TopicError::NoTopic(config.topic.clone()))?;
     let reader = sources.reader;
     let mut records = TopicReader::open(&brokers, partitions)?;

@@ -104,6 +104,9 @@ impl Brokers {
         producing
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // Why: it goes on behind a batch that was refused for good, sooner than its report is heard, and a key's
+            // events would stand in the wrong order. With it that is fatal, and nothing behind the batch leaves.
+            .set("enable.gapless.guarantee", "true")
             .set("max.in.flight.requests.per.connection", "5")
             .set("linger.ms", config.linger_ms().to_string())
             .set("batch.num.messages", config.batch_size.to_string())
@@ -122,6 +125,11 @@ impl Brokers {
         for (key, value) in &config.overrides {
             common.set(key, value);
             producing.set(key, value);
+        }
+        let idempotent = producing.get("enable.idempotence");
+        if !idempotent.is_some_and(|value| matches!(value, "true" | "t" | "1")) {
+            // librdkafka knows the one only with the other.
+            producing.remove("enable.gapless.guarantee");
         }
         let native = producing.create_native_config();
         native.map_err(|error| KafkaTrouble::new("kafka settings", error))?;
@@ -411,7 +419,8 @@ impl ClientContext for Reports {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.inbox.break_with(format!("fatal: {reason}"));
         } else {
-            self.inbox.state.lock().notice = Some(format!("{error}: {reason}"));
+            let notice = format!("{error}: {}", without_times(reason));
+            self.inbox.state.lock().notice = Some(notice);
         }
     }
 }
@@ -464,9 +473,11 @@ fn outcome_of(code: Option<RDKafkaErrorCode>) -> Outcome {
     }
 }
 
-/// The callbacks of clients that do not produce.
-#[derive(Debug)]
-struct Quiet;
+/// The callbacks of clients that do not produce. What they hear explains why a question was not answered.
+#[derive(Clone, Debug, Default)]
+struct Quiet {
+    heard: Arc<Mutex<Option<String>>>,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -475,7 +486,18 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "kafka");
+        let mut heard = self.heard.lock();
+        // That no broker can be reached follows from why not, which was told before.
+        if heard.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *heard = Some(format!("{error}: {}", without_times(reason)));
+        }
     }
+}
+
+/// librdkafka ends its texts with how long the broker was in which state; without that the same trouble has the same
+/// text.
+fn without_times(reason: &str) -> &str {
+    reason.split(" (after ").next().unwrap_or(reason)
 }
 
 /// librdkafka tells each attempt to reconnect; what an operator has to know, the pipeline tells once.

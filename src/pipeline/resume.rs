@@ -56,6 +56,9 @@ pub(super) struct Plan {
     pub(super) have: Vec<Sequence>,
     /// For each partition: the newest record that counts as acknowledged.
     pub(super) last: Vec<LastAck>,
+    /// For each partition: the oldest record from which on the tail proves nothing; the origin for none. Kept in the
+    /// cursor until what was there is shipped again, since the next look at the tails would believe them.
+    pub(super) failed: Vec<Sequence>,
     /// Records up to here may be in the topic although they are sent.
     pub(super) repeats_to: Sequence,
     /// Whether the operator's answer was needed: the cursor has to be stored before anything is sent, so that the
@@ -70,6 +73,8 @@ pub(super) enum Difference {
     Topic { expected: String, found: String },
     #[error("the cursor belongs to cluster {expected}, the brokers are cluster {found}")]
     Cluster { expected: String, found: String },
+    #[error("topic {0} is not there any more, and with it all that was acknowledged")]
+    Gone(String),
     #[error(
         "the topic has {found} partitions, the cursor {expected}: keys would move and lose their order"
     )]
@@ -166,6 +171,22 @@ pub(super) fn plan(
     }
 }
 
+/// Why a topic in which something was acknowledged, and which is missing, is not made again without a word.
+pub(super) fn missing(
+    topic: &str,
+    cursor: Option<&Cursor>,
+    cluster_id: Option<&String>,
+) -> Refusal {
+    let expected = cursor.and_then(|cursor| cursor.cluster_id.as_ref());
+    Refusal::Different(match (expected, cluster_id) {
+        (Some(expected), Some(found)) if expected != found => Difference::Cluster {
+            expected: expected.clone(),
+            found: found.clone(),
+        },
+        _ => Difference::Gone(topic.into()),
+    })
+}
+
 fn difference(
     topic: &str,
     found: &Found,
@@ -229,6 +250,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
     let published = cursor.map_or(Sequence::ORIGIN, |cursor| cursor.published);
     let mut have = Vec::with_capacity(found.tails.len());
     let mut last = Vec::with_capacity(found.tails.len());
+    let mut failed = Vec::with_capacity(found.tails.len());
     let mut repeats_to = Sequence::ORIGIN;
     for (partition, tail) in found.tails.iter().enumerate() {
         let place = cursor
@@ -238,6 +260,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
         let there = tail.newest.unwrap_or(place.last);
         let newest = there.sequence;
         last.push(there);
+        failed.push(place.failed);
         if place.failed.is_origin() {
             have.push(newest);
         } else {
@@ -252,6 +275,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
         after: published.max(everywhere),
         have,
         last,
+        failed,
         repeats_to,
         adopted: false,
     }
@@ -259,6 +283,9 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
 
 /// The topic is not ours, and the operator has answered. The tails prove nothing then (a topic made anew while we
 /// shipped begins in the middle), so nothing is skipped: rather twice than missing.
+///
+/// What we send has to land behind what is there. A producer of another cluster may have had our producer's number, and
+/// the brokers would take our first batches for repeats of what that one sent here: acknowledged, and never written.
 fn start_over(
     found: &Found,
     cursor: Option<&Cursor>,
@@ -269,16 +296,26 @@ fn start_over(
         OnNewCluster::Reship => journal.oldest.previous(),
         OnNewCluster::Continue => cursor.map_or(journal.durable, |cursor| cursor.published),
     };
-    let newest = found
-        .tails
-        .iter()
-        .filter_map(|tail| tail.newest)
-        .map(|newest| newest.sequence);
+    let newest = |tail: &Tail| tail.newest.map(|newest| newest.sequence);
+    let failed = |tail: &Tail| match newest(tail) {
+        Some(newest) if newest > after => after.next(),
+        Some(_) | None => Sequence::ORIGIN,
+    };
+    let last = |tail: &Tail| LastAck {
+        offset: Some(tail.high - 1).filter(|offset| *offset >= 0),
+        sequence: Sequence::ORIGIN,
+    };
     Plan {
         after,
         have: vec![Sequence::ORIGIN; found.tails.len()],
-        last: vec![LastAck::default(); found.tails.len()],
-        repeats_to: newest.max().unwrap_or_default(),
+        last: found.tails.iter().map(last).collect(),
+        failed: found.tails.iter().map(failed).collect(),
+        repeats_to: found
+            .tails
+            .iter()
+            .filter_map(newest)
+            .max()
+            .unwrap_or_default(),
         adopted: true,
     }
 }
@@ -437,6 +474,18 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_topic_is_gone_or_of_another_cluster() {
+        let old = cursor(12, &[(3, 12)]);
+        let told = |cluster: Option<&str>| {
+            missing("t", Some(&old), cluster.map(String::from).as_ref()).to_string()
+        };
+        for cluster in [None, Some("a")] {
+            assert!(told(cluster).starts_with("topic t is not there any more"));
+        }
+        assert!(told(Some("b")).starts_with("the cursor belongs to cluster a"));
+    }
+
+    #[test]
     fn the_operators_answer_decides_where_a_new_topic_begins() {
         let old = cursor(12, &[(3, 12)]);
         let new = Found {
@@ -452,6 +501,45 @@ mod tests {
         assert_eq!((reship.repeats_to, reship.adopted), (seq(20), true));
         let go_on = with(OnNewCluster::Continue);
         assert_eq!((go_on.after, go_on.adopted), (seq(12), true));
+    }
+
+    /// A topic made anew while we shipped begins in the middle. Once told to ship all of it again, a second rebuild
+    /// before anything arrived must not take that middle for what was shipped since.
+    #[test]
+    fn a_tail_that_proved_nothing_proves_nothing_after_the_next_rebuild_either() {
+        let old = cursor(12, &[(3, 12), (3, 11)]);
+        let new = Found {
+            cluster_id: Some("b".into()),
+            tails: vec![tail(2, 20), tail(0, 0)],
+        };
+        let told = plan(
+            "t",
+            &new,
+            Some(&old),
+            journal(30),
+            Some(OnNewCluster::Reship),
+        )
+        .unwrap();
+        assert_eq!(told.failed, [seq(1), Sequence::ORIGIN]);
+        assert_eq!(
+            told.last[0].offset,
+            Some(1),
+            "ours come behind what is there"
+        );
+        let place = |(last, failed): (&LastAck, &Sequence)| PartitionCursor {
+            last: *last,
+            failed: *failed,
+        };
+        let adopted = Cursor {
+            published: told.after,
+            cluster_id: Some("b".into()),
+            partitions: told.last.iter().zip(&told.failed).map(place).collect(),
+            ..old
+        };
+        let again = plan("t", &new, Some(&adopted), journal(30), None).unwrap();
+        assert_eq!(again.after, Sequence::ORIGIN);
+        assert_eq!(again.have, [Sequence::ORIGIN; 2]);
+        assert_eq!((again.failed, again.repeats_to), (told.failed, seq(20)));
     }
 
     #[test]

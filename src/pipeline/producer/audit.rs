@@ -68,7 +68,7 @@ impl TopicReader {
             .set("queued.min.messages", "10000000")
             .set("queued.max.messages.kbytes", queued_kib.to_string());
         let consumer: BaseConsumer<Quiet> = config
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::default())
             .map_err(|error| KafkaTrouble::new("kafka consumer", error))?;
         let consumer = Arc::new(consumer);
         let trouble = |error: KafkaError| KafkaTrouble::new("kafka offsets", error);
