@@ -5,7 +5,7 @@ use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page};
 use super::shared::Shared;
 use super::store::StoredPage;
 use super::walk::{WalkError, walk};
-use super::{Entry, JournalIdentity, ReadError, Verified, Witness};
+use super::{Entry, JournalIdentity, Lineage, ReadError, Settings, Verified, Witness};
 use crate::types::Sequence;
 use crate::watermark::Watermark;
 use std::ops::ControlFlow;
@@ -28,6 +28,16 @@ impl JournalReader {
     /// Which journal.
     pub fn identity(&self) -> JournalIdentity {
         self.shared.settings.identity
+    }
+
+    /// The store's fixed facts; the key of the ids among them.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// The epochs that the journal went through.
+    pub fn lineage(&self) -> &Lineage {
+        &self.shared.lineage
     }
 
     /// The durable watermark.

@@ -42,56 +42,24 @@ pub(super) fn walk(
     identity: JournalIdentity,
     link: Option<(Sequence, PageHash)>,
 ) -> Result<Walk, WalkError> {
-    let origin = link.map_or(
-        End {
-            durable: Sequence::ORIGIN,
-            hash: NO_PAGE,
-        },
-        |(first, hash)| End {
-            durable: first.previous(),
-            hash,
-        },
-    );
-    let mut walker = Walker {
-        walk: Walk {
-            start: link,
-            end: origin,
-            pages: 0,
-            bytes: 0,
-            partial: Vec::new(),
-        },
-        at: origin,
-        group: None,
-        group_bytes: 0,
-        epoch: 0,
-    };
-    let mut seen = None;
+    let mut walker = Walker::new(identity, link);
     loop {
-        let from = seen.map_or(Sequence::ORIGIN, Sequence::next);
         let pages = store
-            .pages_from(from, CHUNK_PAGES)
+            .pages_from(walker.from(), CHUNK_PAGES)
             .map_err(WalkError::Store)?;
-        let before = seen;
-        for page in pages
-            .iter()
-            .filter(|page| seen.is_none_or(|seen| page.key > seen))
-        {
-            walker
-                .step(identity, page)
-                .map_err(|reason| WalkError::Page {
-                    key: page.key,
-                    reason,
-                })?;
-        }
-        seen = pages.last().map(|page| page.key).max(seen);
-        if seen == before {
+        if !walker.take(&pages, &mut |_| Ok(()))? {
             return Ok(walker.walk);
         }
     }
 }
 
-struct Walker {
+/// Checks the pages of one volume as they are handed to it, in order.
+#[derive(Debug)]
+pub(super) struct Walker {
+    identity: JournalIdentity,
     walk: Walk,
+    /// Key of the page taken last.
+    seen: Option<Sequence>,
     /// Behind the last page, whole group or not.
     at: End,
     /// Group, next index and count while a group is not whole.
@@ -101,12 +69,84 @@ struct Walker {
 }
 
 impl Walker {
-    fn step(&mut self, identity: JournalIdentity, stored: &StoredPage) -> Result<(), String> {
-        let page = Page::parse_of(identity, &stored.bytes).map_err(|error| error.to_string())?;
-        let header = &page.header;
-        if header.first != stored.key {
-            return Err(format!("holds the page of sequence {}", header.first));
+    pub(super) fn new(identity: JournalIdentity, link: Option<(Sequence, PageHash)>) -> Self {
+        let origin = link.map_or(
+            End {
+                durable: Sequence::ORIGIN,
+                hash: NO_PAGE,
+            },
+            |(first, hash)| End {
+                durable: first.previous(),
+                hash,
+            },
+        );
+        Self {
+            identity,
+            walk: Walk {
+                start: link,
+                end: origin,
+                pages: 0,
+                bytes: 0,
+                partial: Vec::new(),
+            },
+            seen: None,
+            at: origin,
+            group: None,
+            group_bytes: 0,
+            epoch: 0,
         }
+    }
+
+    /// Where [`Store::pages_from`] goes on.
+    pub(super) fn from(&self) -> Sequence {
+        self.seen.map_or(Sequence::ORIGIN, Sequence::next)
+    }
+
+    /// First sequence of the page that must come next.
+    pub(super) const fn next(&self) -> Sequence {
+        self.at.durable.next()
+    }
+
+    /// What was found so far.
+    pub(super) const fn walked(&self) -> &Walk {
+        &self.walk
+    }
+
+    /// Checks the next `pages` of the store, some of which may be known already, and hands each new one to `on_page`.
+    /// `false` when none was new: this is the end.
+    pub(super) fn take(
+        &mut self,
+        pages: &[StoredPage],
+        on_page: &mut dyn FnMut(&Page<'_>) -> Result<(), String>,
+    ) -> Result<bool, WalkError> {
+        let before = self.seen;
+        for stored in pages {
+            if before.is_some_and(|seen| stored.key <= seen) {
+                continue;
+            }
+            let checked = self.step(stored).and_then(|page| on_page(&page));
+            checked.map_err(|reason| WalkError::Page {
+                key: stored.key,
+                reason,
+            })?;
+            self.seen = Some(stored.key);
+        }
+        Ok(self.seen != before)
+    }
+
+    fn step<'p>(&mut self, stored: &'p StoredPage) -> Result<Page<'p>, String> {
+        let page =
+            Page::parse_of(self.identity, &stored.bytes).map_err(|error| error.to_string())?;
+        if page.header.first != stored.key {
+            return Err(format!("holds the page of sequence {}", page.header.first));
+        }
+        self.check(&page)?;
+        Ok(page)
+    }
+
+    /// Checks the page that comes next, wherever it comes from.
+    pub(super) fn check(&mut self, page: &Page<'_>) -> Result<(), String> {
+        let header = &page.header;
         if self.walk.start.is_none() {
             self.walk.start = Some((header.first, header.previous_hash));
             self.at = End {
@@ -136,8 +176,8 @@ impl Walker {
             durable: header.last,
             hash: page.hash(),
         };
-        self.group_bytes = self.group_bytes.saturating_add(length_of(&stored.bytes));
-        self.walk.partial.push(stored.key);
+        self.group_bytes = self.group_bytes.saturating_add(length_of(page.bytes()));
+        self.walk.partial.push(header.first);
         let next = header.index.saturating_add(1);
         if next == header.count {
             self.group = None;
