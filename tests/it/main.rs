@@ -1,9 +1,11 @@
 //! Tests against the real binary: one module per topic.
 
 mod auth;
+mod backup_restore;
 mod cli;
 mod data_folder;
 mod disk_full;
+mod export_import;
 mod http_bad_input;
 mod http_connection;
 mod http_contract;
@@ -12,6 +14,7 @@ mod kafka;
 mod kafka_pipeline;
 mod kill;
 mod kill_streams;
+mod restore_kafka;
 mod scripts;
 mod scripts_ws;
 mod support;
