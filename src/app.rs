@@ -1,9 +1,11 @@
 //! The composition: builds the parts in order, supervises them, stops them in order.
 //!
 //! Alone in knowing every part. The order of the start is the order of trust: what is on disk first, the listener
-//! last, so that nobody is answered by half a service. The order of the end is the reverse, and is written down in
+//! last, so that nobody is answered by half a service (its address is taken at first, so that one in use leaves no
+//! trace). The order of the end is the reverse, and is written down in
 //! `docs/ARCHITECTURE.md`.
 
+mod disk;
 mod probes;
 
 use crate::auth::Access;
@@ -12,18 +14,20 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Mode};
 use crate::ids::IdCipher;
 use crate::journal::{Journal, OpenOptions, RecoveryError, StoreError, Witness};
-use crate::ledger::{CheckpointError, Ledger, LedgerHandle, Loaded, StartError};
+use crate::ledger::{CheckpointError, Ledger, Loaded, StartError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
 use crate::shutdown::{DrainToken, Shutdown};
 use crate::tasks::{OnExit, Supervisor};
 use crate::{http, tracker, ws};
+use disk::DiskSpace;
 use probes::Probes;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tracing::{error, info, warn};
 
 /// How long the ledger may take to answer what stands in its queue.
@@ -34,8 +38,8 @@ const WS_DRAIN: Duration = Duration::from_secs(5);
 const FAILED_DRAIN: Duration = Duration::from_secs(2);
 /// How long the last checkpoint and the journal's close may take on top of Kafka's drain.
 const CLOSE: Duration = Duration::from_mins(1);
-/// How often the age of a sync under way is looked at.
-const WATCHDOG_TICK: Duration = Duration::from_millis(500);
+/// Connections that may wait in the kernel to be accepted.
+const BACKLOG: u32 = 1_024;
 /// How much of the journal may wait for the tracker in memory before it reads the journal instead.
 const TRACKER_QUEUE_BYTES: usize = 16 << 20;
 
@@ -160,6 +164,8 @@ impl Running {
     ) -> Result<Self, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
+        // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
+        let socket = bind(config.listen)?;
         let cursor = Cursor::load(&config.journal.data_dir)?;
         let loaded = Loaded::read(&config.ledger)?;
         let witnesses = [
@@ -201,7 +207,14 @@ impl Running {
             metrics.clone(),
             supervisor.clone(),
         );
+        let space = Arc::new(DiskSpace::new(
+            &config.ledger.data_dir,
+            config.ledger.disk_reserve_bytes,
+        ));
+        // Before anyone is listened to: the first write already stops at the reserve.
+        space.ask(&ledger.handle());
         let probes = Arc::new(Probes {
+            space,
             clock: Arc::clone(clock),
             started: clock.monotonic(),
             metrics: metrics.clone(),
@@ -215,9 +228,11 @@ impl Running {
             draining: shutdown.token(),
             supervisor: supervisor.clone(),
         });
-        watch_disk(Arc::clone(&probes), ledger.handle(), supervisor);
+        disk::watch(Arc::clone(&probes), ledger.handle(), supervisor);
         reload_tokens(Arc::clone(&access), shutdown, supervisor);
-        let listener = listen(config.listen).await?;
+        let listener = socket
+            .listen(BACKLOG)
+            .map_err(listen_error(config.listen))?;
         let address = listener.local_addr()?;
         let upgrades = subscribers.clone();
         let services = http::Services {
@@ -275,19 +290,32 @@ impl Running {
             _cut_off = self.subscribers.drain(WS_DRAIN) => {}
             () = token.hurrying() => {}
         }
-        let drain_timeout = if token.is_hurrying() {
-            Duration::ZERO
-        } else {
-            self.drain_timeout
-        };
-        let pipeline = self.pipeline;
+        let (pipeline, drain_timeout) = (self.pipeline, self.drain_timeout);
+        let hurry_pipeline = pipeline.hurrier();
+        let shipping = self.probes.pipeline.clone();
         let closing = tokio::task::spawn_blocking(move || {
+            let lag_events = shipping.status().lag_events;
+            if self.ships_to_kafka && lag_events > 0 {
+                info!(
+                    lag_events,
+                    ?drain_timeout,
+                    "waiting for Kafka's acknowledgements"
+                );
+            }
             if !pipeline.stop(drain_timeout) && self.ships_to_kafka {
                 warn!("some events wait in the journal for Kafka; the next start ships them");
             }
             ledger.close()
         });
-        let Ok(closed) = tokio::time::timeout(drain_timeout + CLOSE, closing).await else {
+        let mut closing = pin!(tokio::time::timeout(drain_timeout + CLOSE, closing));
+        let closed = tokio::select! {
+            closed = &mut closing => closed,
+            () = token.hurrying() => {
+                hurry_pipeline();
+                closing.await
+            }
+        };
+        let Ok(closed) = closed else {
             return Err(AppError::Disk(
                 "the last checkpoint did not reach the disk in time".into(),
             ));
@@ -303,9 +331,23 @@ impl Running {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|source| AppError::Listen { address, source })
+/// Takes the address; whoever connects is refused until the socket listens.
+fn bind(address: SocketAddr) -> Result<TcpSocket, AppError> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // The last process's connections may linger; one that still listens is refused all the same.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bound().map_err(listen_error(address))
+}
+
+fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
+    move |source| AppError::Listen { address, source }
 }
 
 fn open_journal(
@@ -320,7 +362,11 @@ fn open_journal(
         currencies: config.currencies.clone(),
         witnesses,
     };
-    Journal::open(&config.journal, options, Arc::clone(clock), supervisor)
+    let started = clock.monotonic();
+    let journal = Journal::open(&config.journal, options, Arc::clone(clock), supervisor)?;
+    let took = clock.monotonic().saturating_sub(started);
+    info!(durable = %journal.durable(), ?took, "the journal is open");
+    Ok(journal)
 }
 
 fn start_pipeline(
@@ -343,31 +389,6 @@ fn start_pipeline(
         supervisor,
     };
     pipeline::start(config.pipeline.clone(), sources)
-}
-
-/// Looks at the age of the sync under way: refuses writes while it is too old, ends the process when it is hopeless.
-fn watch_disk(probes: Arc<Probes>, ledger: LedgerHandle, supervisor: &Supervisor) {
-    let failing = supervisor.clone();
-    supervisor.spawn_task("watchdog", OnExit::StopProcess, async move {
-        let mut suspended = false;
-        loop {
-            tokio::time::sleep(WATCHDOG_TICK).await;
-            let age = probes.reader.sync_age();
-            let stalled = age >= probes.sync_stalled;
-            if stalled != suspended {
-                warn!(
-                    stalled,
-                    ?age,
-                    "writes are refused while the disk does not answer"
-                );
-                ledger.suspend(stalled);
-                suspended = stalled;
-            }
-            if age >= probes.sync_dead {
-                failing.fail(&format!("a sync has not returned for {} s", age.as_secs()));
-            }
-        }
-    });
 }
 
 fn reload_tokens(access: Arc<Access>, shutdown: &Shutdown, supervisor: &Supervisor) {

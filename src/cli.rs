@@ -11,7 +11,7 @@ pub use tools::{Tool, ToolInvocation};
 
 use crate::config::{self, Mode};
 use crate::logging;
-use crate::pipeline::OnNewCluster;
+use crate::pipeline::{Delivery, OnNewCluster};
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -209,7 +209,10 @@ pub struct Settings {
         help_heading = "Kafka"
     )]
     pub kafka_replication: Option<i32>,
-    /// Longest time that an event waits for others to leave with
+    /// Whether consumers may see an event twice
+    #[arg(long, value_name = "WHAT", help_heading = "Kafka")]
+    pub kafka_delivery: Option<KafkaDelivery>,
+    /// Longest time that an event waits for others to leave with; in exactly-once, how long a transaction gathers
     #[arg(long, value_name = "MS", help_heading = "Kafka")]
     pub batch_window: Option<u32>,
     /// Events after which a batch leaves before its window ends
@@ -292,12 +295,18 @@ pub struct Settings {
     /// Pages of the journal after which the next volume begins
     #[arg(long, value_name = "BYTES", help_heading = "Disk")]
     pub volume_bytes_max: Option<u64>,
+    /// Pause between two rounds of checkpoints; a start replays what came in since the last one
+    #[arg(long, value_name = "MS", help_heading = "Disk")]
+    pub checkpoint_interval_ms: Option<u64>,
     /// Age of a sync under way from which writes get 503
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub sync_stalled_ms: Option<u64>,
     /// Age of a sync under way from which the disk counts as dead and the process ends with 74
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub sync_dead_ms: Option<u64>,
+    /// Free space of the data folder's disk below which writes get 503; 0: write until the disk refuses
+    #[arg(long, value_name = "BYTES", help_heading = "Disk")]
+    pub disk_reserve_bytes: Option<u64>,
 
     /// How the log looks
     #[arg(long, value_name = "FORMAT", help_heading = "Log")]
@@ -305,6 +314,25 @@ pub struct Settings {
     /// error, warn, info, debug, trace, or target=level,…
     #[arg(long, value_name = "LEVEL", help_heading = "Log")]
     pub log_level: Option<String>,
+}
+
+/// [`Delivery`] as a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum KafkaDelivery {
+    /// Only where the network still delivers what a process sent that died; repeats show in their sequences
+    Idempotent,
+    /// Never, for consumers that read only what is committed; costs latency and the brokers' CPU
+    ExactlyOnce,
+}
+
+impl From<KafkaDelivery> for Delivery {
+    fn from(word: KafkaDelivery) -> Self {
+        match word {
+            KafkaDelivery::Idempotent => Self::Idempotent,
+            KafkaDelivery::ExactlyOnce => Self::ExactlyOnce,
+        }
+    }
 }
 
 /// [`OnNewCluster`] as a word.
@@ -379,6 +407,7 @@ impl Settings {
             kafka_event_types,
             kafka_partitions,
             kafka_replication,
+            kafka_delivery,
             batch_window,
             batch_size,
             kafka_on_new_cluster,
@@ -405,8 +434,10 @@ impl Settings {
             ws_write_within_ms,
             ws_queue_bytes_max,
             volume_bytes_max,
+            checkpoint_interval_ms,
             sync_stalled_ms,
             sync_dead_ms,
+            disk_reserve_bytes,
             log_format,
             log_level,
         )
@@ -688,7 +719,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 46] = [
+    const EACH_SETTING: [(&str, &str, &str); 49] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -709,6 +740,7 @@ mod tests {
         ("kafka-event-types", "a,b", r#"["a", "b"]"#),
         ("kafka-partitions", "3", "3"),
         ("kafka-replication", "-1", "-1"),
+        ("kafka-delivery", "exactly-once", r#""exactly-once""#),
         ("batch-window", "3", "3"),
         ("batch-size", "3", "3"),
         ("kafka-on-new-cluster", "reship", r#""reship""#),
@@ -735,8 +767,10 @@ mod tests {
         ("ws-write-within-ms", "3", "3"),
         ("ws-queue-bytes-max", "3", "3"),
         ("volume-bytes-max", "3", "3"),
+        ("checkpoint-interval-ms", "3", "3"),
         ("sync-stalled-ms", "3", "3"),
         ("sync-dead-ms", "3", "3"),
+        ("disk-reserve-bytes", "3", "3"),
         ("log-format", "json", r#""json""#),
         ("log-level", "warn", r#""warn""#),
     ];

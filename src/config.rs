@@ -352,8 +352,15 @@ fn ledger(
             default.audit_entries_max,
             3..=10_000,
         )?,
+        checkpoint_interval_ms: within(
+            "checkpoint-interval-ms",
+            settings.checkpoint_interval_ms,
+            default.checkpoint_interval_ms,
+            10..=3_600_000,
+        )?,
         sync_stalled_ms,
         sync_dead_ms,
+        disk_reserve_bytes: settings.disk_reserve_bytes,
         opening_balances,
         ..default
     })
@@ -390,6 +397,7 @@ fn pipeline(settings: &Settings) -> Result<pipeline::Config, ConfigError> {
         topic: settings.kafka_topic.clone().unwrap_or(default.topic),
         partitions: settings.kafka_partitions.unwrap_or(default.partitions),
         replication: settings.kafka_replication.unwrap_or(default.replication),
+        delivery: settings.kafka_delivery.map_or(default.delivery, Into::into),
         batch_window_ms: settings.batch_window.unwrap_or(default.batch_window_ms),
         batch_size: settings.batch_size.unwrap_or(default.batch_size),
         event_types: match &settings.kafka_event_types {
@@ -635,6 +643,7 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         }
         "kafka_partitions" => pipeline.partitions.to_string(),
         "kafka_replication" => pipeline.replication.to_string(),
+        "kafka_delivery" => pipeline.delivery.as_str().into(),
         "batch_window" => pipeline.batch_window_ms.to_string(),
         "batch_size" => pipeline.batch_size.to_string(),
         "kafka_drain_timeout_ms" => pipeline.drain_timeout_ms.to_string(),
@@ -650,8 +659,10 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "ws_pong_within_ms" => ws.pong_within_ms.to_string(),
         "ws_write_within_ms" => ws.write_within_ms.to_string(),
         "volume_bytes_max" => journal.volume_bytes_max.to_string(),
+        "checkpoint_interval_ms" => ledger.checkpoint_interval_ms.to_string(),
         "sync_stalled_ms" => ledger.sync_stalled_ms.to_string(),
         "sync_dead_ms" => ledger.sync_dead_ms.to_string(),
+        "disk_reserve_bytes" => "5 % of the disk, at most 268435456".into(),
         "log_format" => log.format.as_str().into(),
         "log_level" => log.level,
         _ => return None,

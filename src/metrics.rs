@@ -400,6 +400,10 @@ pub struct Gauges {
     pub journal_bytes: u64,
     /// Age of the sync under way; zero when there is none. A disk that hangs shows here first.
     pub sync_age: Duration,
+    /// Free on the data folder's disk when it was last asked.
+    pub disk_free_bytes: u64,
+    /// Free bytes below which writes are refused.
+    pub disk_reserve_bytes: u64,
     /// Commands waiting for the ledger thread.
     pub ledger_queue_commands: u64,
     /// Wallets with an account.
@@ -465,6 +469,16 @@ impl Gauges {
             "journal_sync_age_seconds",
             "Sync under way",
             self.sync_age.as_secs_f64(),
+        );
+        at.gauge(
+            "disk_free_bytes",
+            "Free on the data folder's disk",
+            self.disk_free_bytes,
+        );
+        at.gauge(
+            "disk_reserve_bytes",
+            "Writes are refused below",
+            self.disk_reserve_bytes,
         );
         at.gauge(
             "ledger_queue_commands",

@@ -135,8 +135,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     (
         "tools",
         &[
-            "cli", "clock", "config", "event", "ids", "journal", "ledger", "pipeline", "tasks",
-            "types",
+            "cli", "clock", "config", "event", "ids", "journal", "ledger", "money", "pipeline",
+            "tasks", "types",
         ],
     ),
 ];

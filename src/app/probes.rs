@@ -1,5 +1,6 @@
 //! What `/metrics` and `/readyz` show, gathered from the parts at the moment of asking.
 
+use super::disk::DiskSpace;
 use crate::clock::SharedClock;
 use crate::journal::JournalReader;
 use crate::ledger::{LedgerHandle, LedgerStats};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 /// Eyes on every part.
 pub(super) struct Probes {
+    pub(super) space: Arc<DiskSpace>,
     pub(super) clock: SharedClock,
     pub(super) started: Duration,
     pub(super) metrics: Metrics,
@@ -60,6 +62,8 @@ impl Probes {
             journal: self.reader.identity().to_string(),
             journal_bytes: self.reader.size_bytes(),
             sync_age: self.reader.sync_age(),
+            disk_free_bytes: self.space.free_bytes(),
+            disk_reserve_bytes: self.space.reserve_bytes(),
             ledger_queue_commands: self.ledger.queued_commands() as u64,
             wallets: ledger.wallets,
             holds_open: ledger.open_holds,
@@ -85,13 +89,18 @@ impl Probes {
     /// Kafka away does not make the service unready: events wait in the journal. Kafka that waits for the operator does.
     fn components(&self) -> Components {
         let age = self.reader.sync_age();
-        let disk = if self.ledger.has_failed() {
+        let journal = if self.ledger.has_failed() {
             Err("the journal failed; the process is ending".into())
         } else if age >= self.sync_stalled {
             Err(format!(
                 "a sync has been running for {} ms",
                 age.as_millis()
             ))
+        } else {
+            Ok(())
+        };
+        let disk = if self.space.is_full() {
+            Err(self.space.to_string())
         } else {
             Ok(())
         };
@@ -104,6 +113,11 @@ impl Probes {
             None if self.draining.is_draining() => Err("stopping".into()),
             None => Ok(()),
         };
-        vec![("process", process), ("journal", disk), ("kafka", kafka)]
+        vec![
+            ("process", process),
+            ("journal", journal),
+            ("disk", disk),
+            ("kafka", kafka),
+        ]
     }
 }

@@ -86,6 +86,8 @@ pub(super) enum ErrorKind {
     BatchMemory,
     #[error("storage unavailable, nothing was recorded")]
     StorageUnavailable,
+    #[error("the disk is full, nothing was recorded")]
+    DiskFull,
     #[error("the journal cannot be read there")]
     StorageUnreadable,
     #[error("no answer in time: the request may or may not have been recorded")]
@@ -144,6 +146,7 @@ impl ErrorKind {
             Self::StorageUnavailable | Self::StorageUnreadable | Self::QueryStopped => {
                 (StatusCode::SERVICE_UNAVAILABLE, "STORAGE_UNAVAILABLE")
             }
+            Self::DiskFull => (StatusCode::SERVICE_UNAVAILABLE, "DISK_FULL"),
             Self::OutcomeUnknown => (StatusCode::GATEWAY_TIMEOUT, "OUTCOME_UNKNOWN"),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "QUERY_TIMEOUT"),
             Self::QueryTooLarge { .. } => (StatusCode::BAD_REQUEST, "QUERY_TOO_LARGE"),
@@ -156,6 +159,14 @@ impl ErrorKind {
     /// The code alone.
     pub(super) const fn code(&self) -> &'static str {
         self.status_and_code().1
+    }
+
+    /// Seconds after which a retry of what was refused with 503 may help. A full disk waits for the operator.
+    const fn retry_after(&self) -> &'static str {
+        match self {
+            Self::DiskFull => "10",
+            _ => "1",
+        }
     }
 
     /// Whether the body may be unread: the connection cannot be used again then.
@@ -219,6 +230,7 @@ impl From<SubmitError> for ApiError {
                 Self::from(ErrorKind::Refused(refusal)).at_index(index)
             }
             SubmitError::Unavailable => ErrorKind::StorageUnavailable.into(),
+            SubmitError::DiskFull => ErrorKind::DiskFull.into(),
             SubmitError::Unknown => ErrorKind::OutcomeUnknown.into(),
         }
     }
@@ -293,7 +305,8 @@ impl ApiError {
         };
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            let seconds = self.kind.retry_after();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -456,6 +469,7 @@ mod tests {
         let allow = "GET, HEAD, OPTIONS";
         for (error, expected_status, name, value) in [
             (ApiError::from(SubmitError::Busy), 503, RETRY_AFTER, "1"),
+            (SubmitError::DiskFull.into(), 503, RETRY_AFTER, "10"),
             (AuthError::Missing.into(), 401, WWW_AUTHENTICATE, "Bearer"),
             (
                 ErrorKind::MethodNotAllowed { allow }.into(),

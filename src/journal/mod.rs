@@ -45,7 +45,7 @@ pub use entry::{
 pub use error::{ReadError, RecoveryError, StoreError};
 pub use feed::{Batch, Follower, FollowerWaker};
 pub use lineage::{EpochStart, Lineage};
-pub use reader::JournalReader;
+pub use reader::{Inspector, JournalReader, Place};
 pub use rebuild::{PageCheck, Rebuild, RebuildError, Rebuilt};
 pub use writer::Journal;
 
@@ -122,19 +122,6 @@ pub struct Settings {
     pub currencies: Currencies,
 }
 
-impl Settings {
-    /// Those of the journal in `data_dir`; `None` where there is none.
-    ///
-    /// # Errors
-    /// [`RecoveryError`]. Nothing is changed.
-    pub fn of(data_dir: &std::path::Path) -> Result<Option<Self>, RecoveryError> {
-        let layout = volume::Layout {
-            data_dir: data_dir.into(),
-        };
-        Self::read(&layout.settings())
-    }
-}
-
 /// What [`Journal::open`] needs to know beside its [`Config`].
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -171,7 +158,7 @@ impl Group {
     }
 }
 
-/// What [`JournalReader::verify`] found whole.
+/// What [`JournalReader::inspect`] found whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verified {
     /// First sequence that is there.

@@ -1,10 +1,11 @@
 //! Reading on from a sequence, for pipeline, tracker and queries. Blocking: call it on a thread that may block.
 
 use super::codec::{DecodeError, Entries};
-use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page};
+use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
 use super::shared::Shared;
 use super::store::StoredPage;
-use super::walk::{WalkError, walk};
+use super::volume::VolumeStart;
+use super::walk::{WalkError, Walker};
 use super::{Entry, JournalIdentity, Lineage, ReadError, Settings, Verified, Witness};
 use crate::types::Sequence;
 use crate::watermark::Watermark;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// Pages that one look into a store takes at most: keeps a volume open, and 1 MiB in memory, for a moment only.
 const CHUNK_PAGES: usize = 256;
+/// The page before and the next one: the least that one look goes forward by.
+const PAIR: usize = 2;
 
 /// Reads durable entries; cheap to clone, usable from any thread. Never reads past the durable watermark.
 ///
@@ -22,6 +25,144 @@ const CHUNK_PAGES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct JournalReader {
     pub(super) shared: Arc<Shared>,
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Number of the volume.
+    pub volume: u64,
+    /// First sequence of the page.
+    pub page: Sequence,
+}
+
+/// Hears what [`JournalReader::inspect`] meets.
+pub trait Inspector {
+    /// An entry, in order.
+    fn on_entry(&mut self, place: Place, entry: &Entry);
+    /// A page was read whole: its last sequence, and its BLAKE3.
+    fn on_page(&mut self, last: Sequence, hash: [u8; 32]);
+    /// Something is not as it must be. What follows in that volume is not told.
+    fn on_fault(&mut self, fault: &ReadError);
+}
+
+/// Keeps the first fault.
+#[derive(Default)]
+struct FirstFault(Option<ReadError>);
+
+impl Inspector for FirstFault {
+    fn on_entry(&mut self, _: Place, _: &Entry) {}
+
+    fn on_page(&mut self, _: Sequence, _: [u8; 32]) {}
+
+    fn on_fault(&mut self, fault: &ReadError) {
+        self.0.get_or_insert_with(|| fault.clone());
+    }
+}
+
+/// One [`JournalReader::inspect`] under way.
+struct Inspection<'r> {
+    reader: &'r JournalReader,
+    durable: Sequence,
+    verified: Verified,
+    /// Bytes of pages in all volumes before the next; `None` behind a fault.
+    bytes_before: Option<u64>,
+    /// What the next volume must follow; `None` for the first, and behind a fault.
+    link: Option<(Sequence, PageHash)>,
+}
+
+impl Inspection<'_> {
+    fn volume(
+        &mut self,
+        start: VolumeStart,
+        inspector: &mut dyn Inspector,
+    ) -> Result<(), ReadError> {
+        let volume = start.number;
+        let unreadable = |sequence, reason: String| ReadError::Unreadable {
+            volume,
+            sequence,
+            reason: reason.into(),
+        };
+        let base = self.reader.shared.volumes.base(volume);
+        let base = base.map_err(|error| unreadable(start.first, error.to_string()))?;
+        let expected = base
+            .as_ref()
+            .map_or(self.link, |base| Some((base.first, base.previous_hash)));
+        if let (Some(link), Some(expected)) = (self.link, expected)
+            && link != expected
+        {
+            let reason = "its base does not follow the last page of the volume before".into();
+            return Err(unreadable(start.first, reason));
+        }
+        if let (Some(base), Some(bytes_before)) = (&base, self.bytes_before)
+            && base.bytes_before != bytes_before
+        {
+            let reason = format!(
+                "its base counts {} bytes of pages before it, there are {bytes_before}",
+                base.bytes_before
+            );
+            return Err(unreadable(start.first, reason));
+        }
+        let bytes_before = base.map_or(self.bytes_before, |base| Some(base.bytes_before));
+        let mut walker = Walker::new(self.reader.identity(), expected);
+        let mut chunk = CHUNK_PAGES;
+        loop {
+            // Asked for anew each time, since whoever looks up an entry meanwhile may have it closed.
+            let (_, store) = self.reader.shared.volumes.holding(start.first)?;
+            let pages = store.pages_from(walker.from(), chunk);
+            drop(store);
+            let pages = match pages {
+                Ok(pages) => pages,
+                // Page by page then, to tell which one it is.
+                Err(_) if chunk > PAIR => {
+                    chunk = PAIR;
+                    continue;
+                }
+                Err(fault) => return Err(unreadable(walker.next(), fault.to_string())),
+            };
+            let more = walker.take(&pages, &mut |page| self.page(volume, page, inspector));
+            let more = more.map_err(|error| match error {
+                WalkError::Store(fault) => unreadable(walker.next(), fault.to_string()),
+                WalkError::Page { key, reason } => unreadable(key, reason),
+            })?;
+            if !more {
+                break;
+            }
+        }
+        let found = walker.walked();
+        if found.pages > 0 {
+            self.verified.newest = found.end.durable;
+            self.verified.head_hash = found.end.hash;
+        }
+        self.verified.volumes = self.verified.volumes.saturating_add(1);
+        self.verified.pages = self.verified.pages.saturating_add(found.pages);
+        self.bytes_before = bytes_before.map(|before| before.saturating_add(found.bytes));
+        self.link = Some((found.end.durable.next(), found.end.hash));
+        Ok(())
+    }
+
+    fn page(
+        &mut self,
+        volume: u64,
+        page: &Page<'_>,
+        inspector: &mut dyn Inspector,
+    ) -> Result<(), String> {
+        // What lies above the mark is in the store, but not yet synced.
+        if page.header.last > self.durable {
+            return Ok(());
+        }
+        let place = Place {
+            volume,
+            page: page.header.first,
+        };
+        for entry in Entries::of(page, &self.reader.shared.cipher) {
+            let entry = entry.map_err(|error| error.to_string())?;
+            self.verified.entries = self.verified.entries.saturating_add(1);
+            inspector.on_entry(place, &entry);
+        }
+        inspector.on_page(page.header.last, page.hash());
+        Ok(())
+    }
 }
 
 impl JournalReader {
@@ -48,6 +189,12 @@ impl JournalReader {
     /// First sequence that can be read (1 until something was archived).
     pub fn oldest(&self) -> Sequence {
         self.shared.volumes.oldest()
+    }
+
+    /// Numbers of its volumes, oldest first.
+    pub fn volumes(&self) -> Vec<u64> {
+        let starts = self.shared.volumes.starts();
+        starts.iter().map(|start| start.number).collect()
     }
 
     /// The newest proof of how far the journal reaches: for checkpoint files and the cursor. Does not block.
@@ -112,53 +259,43 @@ impl JournalReader {
         })
     }
 
-    /// Reads everything and checks it: each page (checksum, chain, groups, sequences without a gap, over all volumes)
-    /// and each entry. May run beside commits. Nothing is changed.
+    /// Reads everything and checks it, as [`JournalReader::inspect`] does.
     ///
     /// # Errors
     /// [`ReadError`] at the first fault.
     pub fn verify(&self) -> Result<Verified, ReadError> {
+        let mut first = FirstFault::default();
+        let verified = self.inspect(&mut first);
+        first.0.map_or(Ok(verified), Err)
+    }
+
+    /// Reads everything once and checks it: each page (checksum, chain, groups, sequences without a gap, over all
+    /// volumes and their bases), and that each entry can be read. Tells `inspector` what is there, in order, up to the
+    /// durable watermark as it stood at the call, and each fault; the rest of a volume with a fault is passed over.
+    /// May run beside commits. Nothing is changed.
+    pub fn inspect(&self, inspector: &mut dyn Inspector) -> Verified {
         let oldest = self.oldest();
-        let mut verified = Verified {
-            oldest,
-            newest: oldest.previous(),
-            head_hash: NO_PAGE,
-            volumes: 0,
-            pages: 0,
-            entries: 0,
+        let mut inspection = Inspection {
+            reader: self,
+            durable: self.shared.durable.get(),
+            verified: Verified {
+                oldest,
+                newest: oldest.previous(),
+                head_hash: NO_PAGE,
+                volumes: 0,
+                pages: 0,
+                entries: 0,
+            },
+            bytes_before: None,
+            link: None,
         };
-        let mut link = None;
         for start in self.shared.volumes.starts() {
-            let unreadable = |sequence, reason: String| ReadError::Unreadable {
-                volume: start.number,
-                sequence,
-                reason: reason.into(),
-            };
-            let (_, store) = self.shared.volumes.holding(start.first)?;
-            // The first page of all is held against its base at each start.
-            let expected = link.unwrap_or((start.first, None));
-            let walked =
-                walk(store.as_ref(), self.identity(), None).map_err(|error| match error {
-                    WalkError::Store(fault) => unreadable(start.first, fault.to_string()),
-                    WalkError::Page { key, reason } => unreadable(key, reason),
-                })?;
-            let found = walked.start.unwrap_or((start.first, verified.head_hash));
-            if found.0 != expected.0 || expected.1.is_some_and(|hash| hash != found.1) {
-                let reason = "does not follow the last page of the volume before".into();
-                return Err(unreadable(start.first, reason));
+            if let Err(fault) = inspection.volume(start, inspector) {
+                inspector.on_fault(&fault);
+                (inspection.link, inspection.bytes_before) = (None, None);
             }
-            if walked.pages > 0 {
-                verified.newest = walked.end.durable;
-                verified.head_hash = walked.end.hash;
-            }
-            link = Some((verified.newest.next(), Some(verified.head_hash)));
-            verified.volumes = verified.volumes.saturating_add(1);
-            verified.pages = verified.pages.saturating_add(walked.pages);
         }
-        self.replay(oldest.previous(), &mut |_| {
-            verified.entries = verified.entries.saturating_add(1);
-        })?;
-        Ok(verified)
+        inspection.verified
     }
 
     /// Bytes of pages in the journal.

@@ -140,7 +140,28 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), RecoveryError> {
 
 /// Makes the name of `path` durable.
 pub(crate) fn sync_parent(path: &Path) -> Result<(), RecoveryError> {
-    path.parent().map_or(Ok(()), sync_folder)
+    path.parent().map(named).map_or(Ok(()), sync_folder)
+}
+
+/// Makes the name of `path` durable, and the names of all folders above it that may be opened: an earlier start, which
+/// was killed, may have made any of them.
+pub(crate) fn sync_ancestors(path: &Path) -> Result<(), RecoveryError> {
+    sync_parent(path)?;
+    for folder in path.ancestors().skip(2) {
+        if let Err(error) = sync_folder(named(folder)) {
+            tracing::debug!(%error, "a folder far above the data is not synced");
+        }
+    }
+    Ok(())
+}
+
+/// The folder that a path means which has no parent's name in it: `data` lies in `.`.
+fn named(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    }
 }
 
 /// Takes little-endian fields from the front of a record's body.
@@ -225,5 +246,18 @@ pub(crate) fn put_currencies(out: &mut Vec<u8>, currencies: &Currencies) {
         out.push(row.exponent);
         out.push(u8::try_from(row.code.len()).unwrap_or(u8::MAX));
         out.extend_from_slice(row.code.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_one_name_lies_in_the_folder_that_one_is_in() {
+        sync_parent(Path::new("data")).unwrap();
+        sync_ancestors(Path::new("data")).unwrap();
+        sync_ancestors(Path::new("./src/journal")).unwrap();
+        assert!(sync_parent(Path::new("src/nowhere/data")).is_err());
     }
 }

@@ -158,11 +158,8 @@ fn create(
     }
     if volumes.exists() {
         // A kill while the journal was made leaves volumes without pages.
-        for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
-            let data = layout.data_file(number);
-            if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
-                return Err(missing());
-            }
+        if has_any_page(layout)? {
+            return Err(missing());
         }
         fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
     }
@@ -193,9 +190,47 @@ fn create(
     for folder in [volumes, layout.data_dir.clone()] {
         record::sync_folder(&folder)?;
     }
-    record::sync_parent(&layout.data_dir)?;
+    record::sync_ancestors(&layout.data_dir)?;
     record::replace(&layout.settings(), &settings.to_bytes())?;
     Ok(settings)
+}
+
+/// The settings of the journal in `data_dir`; `None` when there is none. Changes nothing, takes no lock.
+pub(super) fn existing(
+    data_dir: &Path,
+    known: &[Witness],
+) -> Result<Option<Settings>, RecoveryError> {
+    let layout = Layout {
+        data_dir: data_dir.into(),
+    };
+    if let Some(settings) = Settings::read(&layout.settings())? {
+        return Ok(Some(settings));
+    }
+    if layout.unfinished().exists() {
+        return Err(RecoveryError::Unfinished {
+            folder: layout.data_dir.clone(),
+        });
+    }
+    let volumes = layout.volumes();
+    let is_missing = !known.is_empty()
+        || Witness::read(&layout.stop())?.is_some()
+        || (volumes.exists() && has_any_page(&layout)?);
+    if is_missing {
+        let path = layout.settings();
+        return Err(RecoveryError::SettingsMissing { path });
+    }
+    Ok(None)
+}
+
+fn has_any_page(layout: &Layout) -> Result<bool, RecoveryError> {
+    let volumes = layout.volumes();
+    for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
+        let data = layout.data_file(number);
+        if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Compares the store's facts with what was asked for; adds new currencies to them.
@@ -248,10 +283,19 @@ fn remove(layout: &Layout, path: &Path) -> Result<(), RecoveryError> {
 }
 
 pub(super) fn unreadable(layout: &Layout, volume: u64, fault: StoreFault) -> RecoveryError {
-    let StoreFault { stage, reason } = fault;
+    let path = layout.data_file(volume);
+    let StoreFault {
+        stage,
+        reason,
+        is_io,
+    } = fault;
+    if is_io {
+        // A disk that is full or fails; nothing says that the store is damaged.
+        return RecoveryError::io(stage, path)(std::io::Error::other(&*reason));
+    }
     RecoveryError::StoreUnreadable {
         volume,
-        path: layout.data_file(volume),
+        path,
         stage,
         reason,
     }

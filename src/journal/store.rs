@@ -38,6 +38,8 @@ const LOCK_POLL: Duration = Duration::from_millis(5);
 pub(crate) struct StoreFault {
     pub(crate) stage: &'static str,
     pub(crate) reason: Arc<str>,
+    /// Whether the system refused: the disk is full or fails, the store need not be damaged.
+    pub(crate) is_io: bool,
 }
 
 impl StoreFault {
@@ -45,6 +47,21 @@ impl StoreFault {
         Self {
             stage,
             reason: reason.to_string().into(),
+            is_io: false,
+        }
+    }
+
+    fn io(stage: &'static str, error: &std::io::Error) -> Self {
+        Self {
+            is_io: error.raw_os_error().is_some(),
+            ..Self::new(stage, error)
+        }
+    }
+
+    fn of_sled(stage: &'static str, error: &sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::io(stage, error),
+            error => Self::new(stage, error),
         }
     }
 }
@@ -121,7 +138,7 @@ impl Opener for SledOpener {
         purpose: Purpose,
         lock_wait: Duration,
     ) -> Result<Arc<dyn Store>, StoreFault> {
-        let fault = |stage| move |error: std::io::Error| StoreFault::new(stage, error);
+        let fault = |stage| move |error: std::io::Error| StoreFault::io(stage, &error);
         let db_path = data_file(folder);
         let is_new = !db_path.exists();
         if is_new && purpose == Purpose::Closed {
@@ -178,11 +195,11 @@ fn open_patiently(config: &sled::Config, lock_wait: Duration) -> Result<sled::Db
     loop {
         let error = match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => StoreFault::of_sled("open", &error),
             Err(panic) => return Err(StoreFault::new("open", panic_text(&*panic))),
         };
-        if !error.contains("could not acquire lock") || waited >= lock_wait {
-            return Err(StoreFault::new("open", error));
+        if !error.reason.contains("could not acquire lock") || waited >= lock_wait {
+            return Err(error);
         }
         std::thread::sleep(LOCK_POLL);
         waited += LOCK_POLL;
@@ -240,7 +257,7 @@ impl SledStore {
         };
         match catch_unwind(AssertUnwindSafe(|| work(db))) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreFault::new(stage, error)),
+            Ok(Err(error)) => Err(StoreFault::of_sled(stage, &error)),
             Err(panic) => Err(StoreFault::new(stage, panic_text(&*panic))),
         }
     }
@@ -264,7 +281,7 @@ impl Store for SledStore {
     fn sync(&self) -> Result<(), StoreFault> {
         self.file
             .sync_data()
-            .map_err(|error| StoreFault::new("sync", error))
+            .map_err(|error| StoreFault::io("sync", &error))
     }
 
     fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {

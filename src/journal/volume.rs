@@ -326,6 +326,11 @@ impl Volumes {
             .map_err(|error| StoreFault::new("close", error))
     }
 
+    /// A volume's base; `None` while it is not written yet.
+    pub(crate) fn base(&self, number: u64) -> Result<Option<Base>, RecoveryError> {
+        Base::read(&self.layout.base(number))
+    }
+
     fn write_base(&self, base: &Base) -> Result<(), RecoveryError> {
         record::replace(&self.layout.base(base.volume), &base.to_bytes())
     }

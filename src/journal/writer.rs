@@ -50,6 +50,30 @@ impl Journal {
         Self::open_with(config, options, clock, supervisor, Arc::new(SledOpener))
     }
 
+    /// Like [`Journal::open`], for those who take the journal as it is: never makes one, accepts one of `dev`, and
+    /// keeps to the currencies of the store. `None` when there is no journal in the data folder; nothing is changed
+    /// then.
+    ///
+    /// # Errors
+    /// See [`RecoveryError`].
+    pub fn open_existing(
+        config: &Config,
+        witnesses: Vec<Witness>,
+        clock: SharedClock,
+        supervisor: &Supervisor,
+    ) -> Result<Option<Self>, RecoveryError> {
+        let Some(settings) = recovery::existing(&config.data_dir, &witnesses)? else {
+            return Ok(None);
+        };
+        let options = OpenOptions {
+            dev: settings.dev,
+            accept_dev_store: true,
+            currencies: settings.currencies,
+            witnesses,
+        };
+        Self::open(config, options, clock, supervisor).map(Some)
+    }
+
     pub(super) fn open_with(
         config: &Config,
         options: OpenOptions,
@@ -186,7 +210,7 @@ impl Journal {
         self.shared.sync_ended();
         let last = match committed {
             Ok(last) => last,
-            Err(StoreFault { stage, reason }) => {
+            Err(StoreFault { stage, reason, .. }) => {
                 self.volumes.store().abandon();
                 let poison = StoreError::Poisoned {
                     stage,

@@ -20,6 +20,7 @@ use crate::types::{
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::fs::{self, File};
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +70,9 @@ pub struct Loaded {
     pub(super) replay_after: Sequence,
     /// Of which journal; `None` when there was no file.
     pub(super) identity: Option<JournalIdentity>,
-    witness: Option<Witness>,
+    /// One a whole file.
+    witnesses: Vec<Witness>,
+    unusable: Vec<PathBuf>,
 }
 
 impl Loaded {
@@ -84,8 +87,13 @@ impl Loaded {
             books: Books::new(),
             replay_after: Sequence::ORIGIN,
             identity: round.as_ref().map(|round| round.identity),
-            witness: None,
+            witnesses: Vec::new(),
+            unusable: Vec::new(),
         };
+        let round_path = dir.join("round");
+        if round.is_none() && round_path.exists() {
+            loaded.unusable.push(round_path);
+        }
         let round_at = round.as_ref().map_or(Sequence::ORIGIN, |round| round.at);
         let mut lowest: Option<Sequence> = None;
         for index in 0..SHARDS {
@@ -94,6 +102,7 @@ impl Loaded {
             let at = match read_file(&path)? {
                 None if expected => {
                     warn!(path = %path.display(), "a checkpoint file is missing; it is replayed");
+                    loaded.unusable.push(path);
                     Sequence::ORIGIN
                 }
                 None => round_at,
@@ -101,8 +110,8 @@ impl Loaded {
                     if let Some(at) = loaded.take_shard(&path, index, &bytes)? {
                         at.max(round_at)
                     } else {
-                        let path = path.display();
-                        warn!(%path, "a checkpoint file is damaged; it is replayed");
+                        warn!(path = %path.display(), "a checkpoint file is damaged; it is replayed");
+                        loaded.unusable.push(path);
                         Sequence::ORIGIN
                     }
                 }
@@ -115,7 +124,28 @@ impl Loaded {
 
     /// What the files prove of the journal, for [`crate::journal::OpenOptions::witnesses`].
     pub fn witness(&self) -> Option<Witness> {
-        self.witness
+        let youngest = self.witnesses.iter().max_by_key(|witness| witness.durable);
+        youngest.copied()
+    }
+
+    /// All that the files prove of the journal: one witness a whole file.
+    pub fn witnesses(&self) -> &[Witness] {
+        &self.witnesses
+    }
+
+    /// Files that are damaged, or missing where there must be one. A start does without them.
+    pub fn unusable(&self) -> &[PathBuf] {
+        &self.unusable
+    }
+
+    /// Everything up to here need not be replayed.
+    pub fn stands_at(&self) -> Sequence {
+        self.replay_after
+    }
+
+    /// Of which journal; `None` when there was no file.
+    pub fn identity(&self) -> Option<JournalIdentity> {
+        self.identity
     }
 
     fn take_shard(
@@ -152,12 +182,7 @@ impl Loaded {
         }
         self.books.take_dirty(index);
         self.identity = Some(witness.identity);
-        if self
-            .witness
-            .is_none_or(|known| known.durable < witness.durable)
-        {
-            self.witness = Some(witness);
-        }
+        self.witnesses.push(witness);
         Ok(Some(at))
     }
 }
@@ -222,6 +247,7 @@ impl Checkpointer {
     fn round(&self, written: &mut Written, paced: bool) -> io::Result<u64> {
         let dir = folder(&self.config);
         fs::create_dir_all(&dir)?;
+        File::open(&self.config.data_dir)?.sync_all()?;
         let at = self.books.as_of();
         let journal_bytes = self.reader.size_bytes();
         let lag_bytes = journal_bytes.saturating_sub(written.journal_bytes);
@@ -305,7 +331,8 @@ fn shard_path(dir: &Path, index: usize) -> PathBuf {
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Below a file there is nothing either; the journal's opening says what is wrong with the folder.
+        Err(source) if matches!(source.kind(), NotFound | NotADirectory) => Ok(None),
         Err(source) => Err(CheckpointError::Folder {
             path: path.into(),
             source,

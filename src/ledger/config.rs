@@ -40,6 +40,9 @@ pub struct Config {
     pub sync_stalled_ms: u64,
     /// Age of a sync under way, in milliseconds, from which the process gives up on its disk. Default 60,000.
     pub sync_dead_ms: u64,
+    /// Free bytes of the data folder's disk below which writes are refused, so that the service is full in order rather
+    /// than in the middle of a write; 0: write until the disk refuses. Default `None`: 5 % of the disk, at most 256 MiB.
+    pub disk_reserve_bytes: Option<u64>,
     /// `echopay dev`: unknown wallets are opened on sight and get this much. Default none: nobody is opened on sight.
     pub opening_balances: Option<Vec<(Currency, MinorUnits)>>,
 }
@@ -63,6 +66,7 @@ impl Default for Config {
             clock_jump_hold_ms: 300_000,
             sync_stalled_ms: 5_000,
             sync_dead_ms: 60_000,
+            disk_reserve_bytes: None,
             opening_balances: None,
         }
     }

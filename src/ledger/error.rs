@@ -62,6 +62,9 @@ pub enum SubmitError {
     /// The store is failing or closed. Nothing recorded.
     #[error("storage unavailable")]
     Unavailable,
+    /// The disk is full but for its reserve. Nothing recorded; retry once there is room.
+    #[error("disk full")]
+    DiskFull,
     /// Stopped before the answer. Perhaps recorded.
     #[error("outcome unknown")]
     Unknown,

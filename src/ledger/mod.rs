@@ -2,8 +2,9 @@
 //!
 //! `state.rs` has the rules, pure; `thread.rs` runs them, the only one that appends to the journal; `books.rs` is the
 //! durable view that queries read and `checkpoint.rs` writes out; `handle.rs` has the verbs for others, `query.rs`
-//! the questions. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
+//! the questions. `audit.rs` holds a whole journal against the rules. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
 
+mod audit;
 #[doc(hidden)]
 pub mod bench;
 mod books;
@@ -19,16 +20,19 @@ mod thread;
 mod time;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod start_tests;
 
+pub use audit::{Audit, Audited, Fault, LookUp, Tell, Total};
 pub use checkpoint::{CheckpointError, Loaded};
 pub use command::{
     AmendCommand, BatchItem, Change, Command, HoldSpec, MovementRequest, OpenWallet, Receipt, Reply,
 };
 pub use config::Config;
 pub use error::{QueryError, Refusal, Refused, SubmitError};
-pub use handle::LedgerHandle;
+pub use handle::{LedgerHandle, Suspension};
 pub use query::{BalanceView, HistoryPage, PendingPage, Queries, TransactionRecord, WalletStats};
 pub use start::{Ledger, LedgerStats, StartError};

@@ -488,6 +488,7 @@ impl Rig {
     /// Both ledgers agree, the sums are zero, sequences and chains are whole.
     fn check(&mut self) {
         self.state.merge();
+        super::audit_tests::assert_clean([7; 16], &self.entries);
         for (id, expected) in &self.naive.accounts {
             let account = self.books.account(*id, USD).unwrap();
             assert_eq!(account.balance.get(), expected.balance, "balance of {id}");

@@ -73,8 +73,10 @@ impl LedgerThread {
         let now = self.now();
         let mut entries = Vec::new();
         let mut answers = Answers::new();
-        self.state
-            .expire(now, self.config.group_entries_max, &mut entries);
+        if self.places.has_room() {
+            self.state
+                .expire(now, self.config.group_entries_max, &mut entries);
+        }
         let mut next = Next::Continue;
         let mut message = first;
         let mut group_bytes = 0_usize;
@@ -85,8 +87,12 @@ impl LedgerThread {
                     cost_bytes,
                     reply_tx,
                 } => {
-                    let answer = self.state.execute(command, now, &mut entries);
                     self.places.give_back(cost_bytes);
+                    let answer = if self.places.take_room(cost_bytes) {
+                        self.state.execute(command, now, &mut entries)
+                    } else {
+                        Err(SubmitError::DiskFull)
+                    };
                     group_bytes = group_bytes.saturating_add(cost_bytes);
                     answers.push((reply_tx, answer));
                 }
@@ -162,6 +168,9 @@ impl LedgerThread {
 
     /// Until the next hold expires, at most [`IDLE_WAIT`].
     fn wait(&mut self) -> Duration {
+        if !self.places.has_room() {
+            return IDLE_WAIT; // Nothing expires until there is.
+        }
         // Why the earlier one: a hold expires once ledger time is there. That stays behind a wall clock that leapt
         // ahead, and waits for one that went back.
         let now = self.now().min(self.clock.now());

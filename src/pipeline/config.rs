@@ -1,6 +1,7 @@
 //! Settings of the pipeline.
 
 use crate::journal::EventKind;
+use std::time::Duration;
 
 /// Where events go, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,8 +16,11 @@ pub struct Config {
     pub partitions: u32,
     /// Replicas of a topic that is made. Default −1: as the brokers are set up.
     pub replication: i32,
-    /// Longest time in milliseconds that an event waits for others to leave with. Default 10. Sets `linger.ms` 2 ms
-    /// below, which is what the way to the broker takes.
+    /// What a consumer may rely on. Default [`Delivery::Idempotent`].
+    pub delivery: Delivery,
+    /// Longest time in milliseconds that an event waits for others to leave with. Default 10. Idempotent: sets
+    /// `linger.ms` 2 ms below, which is what the way to the broker takes. Exactly once: how long a transaction gathers
+    /// before it is committed, at least 1; `linger.ms` is 1 then.
     pub batch_window_ms: u32,
     /// Records after which a partition's batch leaves before its window ends. Default 100. More saves CPU at the
     /// broker while the pipeline catches up.
@@ -52,8 +56,31 @@ pub struct Config {
     pub quarantine_max: usize,
 }
 
-/// Transactions are another way to produce, and the brokers have a setting of their own.
+/// [`Config::delivery`] decides on transactions, and the brokers have a setting of their own.
 const RESERVED: [&str; 2] = ["transactional.id", "bootstrap.servers"];
+
+/// Whether an event can stand in Kafka twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Delivery {
+    /// At least once, in order, and once as far as what Kafka holds at a start tells: an event comes twice only where
+    /// the network still delivers requests of a process that died, after its successor has looked. Consumers drop what
+    /// is not above the last sequence that they have seen in a partition.
+    #[default]
+    Idempotent,
+    /// Once, for consumers with `isolation.level=read_committed`: events go out in transactions, and a start fences
+    /// whoever shipped before. Later and costlier; the brokers have to allow the transactional id.
+    ExactlyOnce,
+}
+
+impl Delivery {
+    /// Its word in settings and documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idempotent => "idempotent",
+            Self::ExactlyOnce => "exactly-once",
+        }
+    }
+}
 
 /// The operator's answer to a cluster or topic that does not have what the cursor says was acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +99,7 @@ impl Default for Config {
             topic: "echopay.transactions".into(),
             partitions: 6,
             replication: -1,
+            delivery: Delivery::default(),
             batch_window_ms: 10,
             batch_size: 100,
             event_types: vec![
@@ -168,9 +196,18 @@ impl Config {
         self.event_types.contains(&kind)
     }
 
-    /// How long librdkafka gathers a batch: the window less what the way takes.
+    /// [`Config::batch_window_ms`] as a time.
+    pub(super) fn batch_window(&self) -> Duration {
+        Duration::from_millis(self.batch_window_ms.into())
+    }
+
+    /// How long librdkafka gathers a batch: the window less what the way takes. In a transaction the window is that
+    /// of the transaction, and every batch of it is waited for.
     pub(super) fn linger_ms(&self) -> u32 {
-        self.batch_window_ms.saturating_sub(2)
+        match self.delivery {
+            Delivery::Idempotent => self.batch_window_ms.saturating_sub(2),
+            Delivery::ExactlyOnce => 1,
+        }
     }
 }
 
@@ -208,6 +245,16 @@ mod tests {
         assert_eq!(config.linger_ms(), 8);
         assert!(config.selects(EventKind::BalanceUpdated));
         assert!(!config.selects(EventKind::WalletOpened));
+    }
+
+    #[test]
+    fn in_a_transaction_the_window_is_not_also_librdkafkas() {
+        let exactly_once = Config {
+            delivery: Delivery::ExactlyOnce,
+            ..Config::default()
+        };
+        assert_eq!(exactly_once.batch_window(), Duration::from_millis(10));
+        assert_eq!(exactly_once.linger_ms(), 1);
     }
 
     #[test]

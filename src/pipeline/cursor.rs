@@ -15,6 +15,7 @@ use super::config::Config;
 use crate::journal::{JournalIdentity, Witness};
 use crate::types::Sequence;
 use std::fs::{self, File};
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -101,7 +102,8 @@ impl Cursor {
         };
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Below a file there is nothing either; the journal's opening says what is wrong with the folder.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let mut bytes = Vec::new();

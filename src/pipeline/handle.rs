@@ -94,6 +94,8 @@ struct Board {
 struct Stop {
     /// Monotonic time until which the drain may take, once a stop was asked for.
     deadline: Option<Duration>,
+    /// Asked not to wait for the brokers any more.
+    hurried: bool,
     ended: bool,
 }
 
@@ -288,21 +290,55 @@ impl fmt::Debug for Running {
 const GRACE: Duration = Duration::from_secs(2);
 
 impl PipelineStopper {
+    /// A closure that ends the wait of [`PipelineStopper::stop`], under way or to come: what was not acknowledged by
+    /// then is left to the next start.
+    pub fn hurrier(&self) -> impl Fn() + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        let wake = self
+            .running
+            .as_ref()
+            .map(|running| Arc::clone(&running.wake));
+        move || {
+            let now = shared.clock.monotonic();
+            {
+                let mut stop = shared.stop.lock();
+                stop.hurried = true;
+                stop.deadline = stop.deadline.map(|deadline| deadline.min(now));
+            }
+            shared.changed.notify_all();
+            if let Some(wake) = &wake {
+                wake();
+            }
+        }
+    }
+
     /// Waits up to `timeout` until everything durable is acknowledged, stores the cursor and ends the thread. Returns
     /// whether nothing is left to ship. To be called after the last write. Blocks, up to two seconds longer than
     /// `timeout`; a thread that still waits for a broker then is left to the end of the process, which loses nothing.
     #[must_use]
     pub fn stop(self, timeout: Duration) -> bool {
         if let Some(running) = self.running {
+            let clock = &self.shared.clock;
             let ended = {
                 let mut stop = self.shared.stop.lock();
-                stop.deadline = Some(self.shared.clock.monotonic() + timeout);
+                let patience = if stop.hurried {
+                    Duration::ZERO
+                } else {
+                    timeout
+                };
+                let mut deadline = clock.monotonic() + patience;
+                stop.deadline = Some(deadline);
                 self.shared.changed.notify_all();
                 (running.wake)();
-                let patience = timeout + GRACE;
-                self.shared
-                    .changed
-                    .wait_while_for(&mut stop, |stop| !stop.ended, patience);
+                while !stop.ended {
+                    // Somebody may have shortened it.
+                    deadline = stop.deadline.unwrap_or(deadline);
+                    let left = (deadline + GRACE).saturating_sub(clock.monotonic());
+                    if left.is_zero() {
+                        break;
+                    }
+                    self.shared.changed.wait_for(&mut stop, left);
+                }
                 stop.ended
             };
             if ended {

@@ -5,6 +5,10 @@
 //! the cursor stands still and the journal keeps the events. Any trouble has one answer: drop the producer, make
 //! another, read the last record of every partition, and go on from there.
 //!
+//! With [`Delivery::ExactlyOnce`] the same happens inside transactions. All that differs is when a record is final (its
+//! commit, not its acknowledgement) and that a producer fences its predecessors before the tails are read, so that
+//! nothing of a dead process can land behind what was read.
+//!
 //! | file | has |
 //! | --- | --- |
 //! | `config.rs` | settings |
@@ -12,7 +16,10 @@
 //! | `thread.rs` | the thread: connect, ship, rebuild, stop |
 //! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
 //! | `headers.rs` | a record's headers |
-//! | `acks.rs` | acknowledgements → contiguous prefix (pure) |
+//! | `session/commit.rs` | its transactions, where the delivery wants them |
+//! | `acks.rs` | acknowledgements and commits → contiguous prefix (pure) |
+//! | `transaction.rs` | when a transaction is due, and how large it may be (pure) |
+//! | `rival.rs` | whether somebody else ships this journal (pure) |
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
 //! | `partition.rs` | key → partition, as Java does (pure) |
 //! | `cursor.rs` | the file |
@@ -26,11 +33,13 @@ mod headers;
 mod partition;
 mod producer;
 mod resume;
+mod rival;
 mod session;
 mod thread;
+mod transaction;
 
 pub use acks::LastAck;
-pub use config::{Config, ConfigError, OnNewCluster};
+pub use config::{Config, ConfigError, Delivery, OnNewCluster};
 pub use cursor::{Cursor, CursorError, PartitionCursor};
 pub use handle::{PipelineHandle, PipelineState, PipelineStatus, PipelineStopper};
 pub use partition::{murmur2, partition_of};

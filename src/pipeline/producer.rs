@@ -1,4 +1,5 @@
-//! The only door to rdkafka: a producer whose reports are gathered, and (in `topic.rs`) a look at what a topic holds.
+//! The only door to rdkafka: a producer whose reports are gathered, its transactions (in `transaction.rs`), and a look
+//! at what a topic holds (in `topic.rs`).
 //!
 //! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
 //! since librdkafka goes on behind a failed record and would leave a hole.
@@ -9,10 +10,11 @@
 #[cfg(test)]
 mod tests;
 mod topic;
+mod transaction;
 
 pub(super) use topic::{Mark, Scout};
 
-use super::config::Config;
+use super::config::{Config, Delivery};
 use crate::clock::SharedClock;
 use crate::tasks::{OnExit, Supervisor};
 use crate::types::Sequence;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::debug;
+use uuid::Uuid;
 
 // A sequence travels through librdkafka as the record's opaque pointer.
 const _: () = assert!(usize::BITS >= 64);
@@ -61,6 +64,7 @@ impl KafkaTrouble {
 pub(super) struct Brokers {
     common: ClientConfig,
     producing: ClientConfig,
+    delivery: Delivery,
     limits_message_bytes: bool,
     topic: String,
     partitions: u32,
@@ -83,6 +87,7 @@ impl Brokers {
     pub(super) fn new(
         config: &Config,
         brokers: &str,
+        journal_id: Uuid,
         clock: SharedClock,
     ) -> Result<Self, KafkaTrouble> {
         let mut common = ClientConfig::new();
@@ -108,6 +113,10 @@ impl Brokers {
             // Why so long: below it, a topic that is away for a moment fails records and leaves a hole. Above
             // 2,147,483 librdkafka's product overflows and the protection vanishes.
             .set("topic.metadata.propagation.max.ms", "2000000");
+        match config.delivery {
+            Delivery::Idempotent => {}
+            Delivery::ExactlyOnce => transaction::configure(&mut producing, config, journal_id),
+        }
         for (key, value) in &config.overrides {
             common.set(key, value);
             producing.set(key, value);
@@ -121,6 +130,7 @@ impl Brokers {
                 .any(|(key, _)| key == "message.max.bytes"),
             common,
             producing,
+            delivery: config.delivery,
             topic: config.topic.clone(),
             partitions: config.partitions,
             replication: config.replication,
@@ -174,6 +184,7 @@ impl Brokers {
             .map_err(|error| KafkaTrouble::new("kafka poll thread", error))?;
         let (producer, thread, topic) = (Some(producer), Some(thread), self.topic.clone());
         Ok(Link {
+            delivery: self.delivery,
             producer,
             inbox,
             stop,
@@ -225,6 +236,7 @@ pub(super) enum Outcome {
 
 /// One producer's life, with the thread that polls it.
 pub(super) struct Link {
+    delivery: Delivery,
     /// `None` once closed.
     producer: Option<Arc<BaseProducer<Reports>>>,
     inbox: Arc<Inbox>,
@@ -311,6 +323,12 @@ impl Link {
         // The last owner: this purges and reports what was purged.
         self.producer = None;
         std::mem::take(&mut self.inbox.state.lock().reports)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        drop(self.close());
     }
 }
 

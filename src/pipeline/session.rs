@@ -1,5 +1,7 @@
 //! One producer's life: connect, find the place, ship, and end at the first trouble or at a stop.
 
+mod commit;
+
 use super::acks::{AckError, AckTracker};
 use super::config::Config;
 use super::cursor::{Cursor, PartitionCursor};
@@ -7,7 +9,8 @@ use super::handle::PipelineState;
 use super::headers::{CloudEvent, HEADERS};
 use super::partition::partition_of;
 use super::producer::{KafkaTrouble, Link, Mark, Outcome, Outgoing, Report, Scout, SendError};
-use super::resume::{self, Plan};
+use super::resume::{self, Found, Plan};
+use super::rival::Known;
 use super::thread::Shipper;
 use crate::journal::{Batch, Entry, Event};
 use crate::types::{Sequence, TimestampMs};
@@ -56,6 +59,8 @@ pub(super) struct Session<'s> {
     ship: &'s mut Shipper,
     link: Link,
     acks: AckTracker,
+    /// What the topic held at the beginning.
+    found: Found,
     have: Vec<Sequence>,
     repeats_to: Sequence,
     /// For each partition the oldest record that was refused and not shipped since; the origin for none.
@@ -88,17 +93,16 @@ impl<'s> Session<'s> {
         if ship.drain_is_over() {
             return Err(End::Stopping);
         }
-        let (plan, cluster_id) = Self::plan(ship, &scout, partitions)?;
-        let message_bytes_max = scout.message_bytes_max();
+        let careful = ship.careful_until.is_some();
+        let (limit, wake) = (scout.message_bytes_max(), Arc::clone(&ship.wake));
+        let link = ship.brokers.link(limit, careful, wake, &ship.supervisor)?;
+        // IMPORTANT: before the tails are read, so that nothing of a predecessor lands behind what is read.
+        commit::fence(ship, &link)?;
+        let (plan, found) = Self::plan(ship, &scout, partitions)?;
         drop(scout);
         if ship.drain_is_over() {
             return Err(End::Stopping);
         }
-        let careful = ship.careful_until.is_some();
-        let wake = Arc::clone(&ship.wake);
-        let link = ship
-            .brokers
-            .link(message_bytes_max, careful, wake, &ship.supervisor)?;
         let old = ship.cursor.take().filter(|_| !plan.adopted);
         let failed_at = |partition: usize| {
             let place = old
@@ -108,10 +112,16 @@ impl<'s> Session<'s> {
         };
         let failed = (0..plan.have.len()).map(failed_at).collect();
         // Brokers that are slow to tell their cluster must not make us forget it.
+        let cluster_id = found.cluster_id.clone();
         let cluster_id = cluster_id.or_else(|| old.as_ref()?.cluster_id.clone());
         let (now, after, adopted) = (ship.clock.monotonic(), plan.after, plan.adopted);
         let mut session = Self {
-            acks: AckTracker::new(plan.after, plan.last),
+            acks: AckTracker::new(
+                plan.after,
+                plan.last,
+                commit::finality(ship.config.delivery),
+            ),
+            found,
             have: plan.have,
             repeats_to: plan.repeats_to,
             failed,
@@ -140,8 +150,8 @@ impl<'s> Session<'s> {
         Ok(session)
     }
 
-    /// Where to go on, and the cluster's id.
-    fn plan(ship: &Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Option<String>), End> {
+    /// Where to go on, and what the topic holds.
+    fn plan(ship: &Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
         let cursor = ship.cursor.as_ref();
         let fits = |cursor: &&Cursor| {
             cursor.topic == ship.config.topic
@@ -161,6 +171,10 @@ impl<'s> Session<'s> {
         let answer = ship.config.on_new_cluster;
         let plan = resume::plan(&ship.config.topic, &found, cursor, journal, answer);
         let plan = plan.map_err(|refusal| End::Blocked(refusal.to_string()))?;
+        if let Some(known) = &ship.known {
+            let compared = known.compare(&found, identity.epoch);
+            compared.map_err(|rival| End::Blocked(rival.to_string()))?;
+        }
         if plan.adopted {
             warn!(
                 ?answer,
@@ -168,7 +182,7 @@ impl<'s> Session<'s> {
                 "kafka: going on as the operator decided"
             );
         }
-        Ok((plan, found.cluster_id))
+        Ok((plan, found))
     }
 
     /// Ships until something ends it.
@@ -184,10 +198,14 @@ impl<'s> Session<'s> {
         self.collect()?;
         self.keep_house()?;
         self.check_stop()?;
+        if self.commit_is_due() {
+            self.commit()?;
+        }
         let busy = self.acks.in_flight() > 0;
         if self.careful && self.ship.careful_until.is_none() {
             // Nothing new, until what is under way has arrived.
             if !busy {
+                self.commit()?;
                 return Err(End::Renewed);
             }
             self.link.wait_for_reports(WAIT_BUSY);
@@ -196,10 +214,11 @@ impl<'s> Session<'s> {
             if busy {
                 self.link.wait_for_reports(WAIT_BUSY);
             } else {
-                self.ship.shared.wait_for_stop(Some(WAIT_IDLE));
+                let wait = self.until_commit(WAIT_IDLE);
+                self.ship.shared.wait_for_stop(Some(wait));
             }
         } else {
-            let wait = if busy { WAIT_BUSY } else { WAIT_IDLE };
+            let wait = self.until_commit(if busy { WAIT_BUSY } else { WAIT_IDLE });
             match self.ship.follower.next(wait) {
                 Ok(Some(batch)) => self.hand_over(&batch)?,
                 Ok(None) => {}
@@ -292,9 +311,11 @@ impl<'s> Session<'s> {
             payload,
             headers,
         };
+        self.make_room()?;
         loop {
             match self.link.send(&record) {
                 Ok(()) => {
+                    self.note_sent();
                     self.acks.sent(partition, sequence);
                     self.ship.counts.sent += 1;
                     if sequence <= self.repeats_to {
@@ -313,6 +334,7 @@ impl<'s> Session<'s> {
                 Err(SendError::TooLarge) => {
                     self.ship.counts.failed += 1;
                     self.set_aside(sequence, "larger than the topic takes");
+                    self.ship.set_aside.insert(sequence);
                     self.acks.pass(sequence);
                     return Ok(());
                 }
@@ -333,6 +355,7 @@ impl<'s> Session<'s> {
         self.link.take_reports(&mut reports);
         let trouble = self.take_in(&reports);
         self.reports = reports;
+        self.count_final();
         if self.changed {
             self.publish();
         }
@@ -344,12 +367,10 @@ impl<'s> Session<'s> {
 
     /// The first thing that does not fit, if any.
     fn take_in(&mut self, reports: &[Report]) -> Option<String> {
-        let mut acknowledged = 0;
         let mut trouble = None;
         for report in reports {
             match report.outcome {
                 Outcome::Acknowledged { offset } => {
-                    acknowledged += 1;
                     let taken = self
                         .acks
                         .acknowledged(report.partition, report.sequence, offset);
@@ -383,15 +404,17 @@ impl<'s> Session<'s> {
                 }
             }
         }
-        if acknowledged > 0 {
-            self.changed = true;
-            self.ship.counts.acknowledged += u64::try_from(acknowledged).unwrap_or(u64::MAX);
-            self.observe(acknowledged);
-        }
         trouble
     }
 
-    fn observe(&mut self, acknowledged: usize) {
+    /// Counts the records that cannot be taken back any more, as of the reports taken in and the commits.
+    fn count_final(&mut self) {
+        let count = self.acks.take_final();
+        if count == 0 {
+            return;
+        }
+        self.changed = true;
+        self.ship.counts.acknowledged += u64::try_from(count).unwrap_or(u64::MAX);
         let published = self.acks.settle();
         let mut at = self.taken.front().map(|taken| taken.at);
         while let Some(taken) = self.taken.pop_front_if(|taken| taken.last <= published) {
@@ -401,7 +424,7 @@ impl<'s> Session<'s> {
             let age_ms = self.ship.clock.now().get().saturating_sub(at.get());
             self.ship
                 .metrics
-                .observe_kafka_batch(acknowledged, Duration::from_millis(age_ms));
+                .observe_kafka_batch(count, Duration::from_millis(age_ms));
         }
         if std::mem::take(&mut self.away) {
             info!("kafka: records are acknowledged again");
@@ -492,12 +515,15 @@ impl<'s> Session<'s> {
         Ok(())
     }
 
-    fn check_stop(&self) -> Result<(), End> {
+    fn check_stop(&mut self) -> Result<(), End> {
         let Some(deadline) = self.ship.shared.stop_deadline() else {
             return Ok(());
         };
         let shipped =
             self.acks.in_flight() == 0 && self.acks.looked_at() >= self.ship.reader.durable().get();
+        if shipped {
+            self.commit()?;
+        }
         if shipped || self.ship.clock.monotonic() >= deadline {
             return Err(End::Stopping);
         }
@@ -506,10 +532,15 @@ impl<'s> Session<'s> {
 
     /// Closes the producer, listens to its last reports, and keeps what is known.
     fn finish(mut self, end: End) -> End {
+        self.give_up_open_transaction(&end);
         let last_reports = self.link.close();
         // Records that were refused meanwhile count; what else does not fit is why we are here.
         let _ = self.take_in(&last_reports);
+        self.count_final();
         self.publish();
+        if self.ship.transactions.is_some() {
+            self.ship.known = Some(Known::after(&self.found.tails, &self.acks));
+        }
         self.remember();
         if let End::Broken(_) = end {
             // Why at once: a refused record may have later ones behind it in the log, and only the file knows.

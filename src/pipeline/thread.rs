@@ -1,10 +1,12 @@
 //! The pipeline's thread: one session after another, until the process stops or the operator has to decide.
 
-use super::config::{Config, ConfigError};
+use super::config::{Config, ConfigError, Delivery};
 use super::cursor::Cursor;
 use super::handle::{Counts, PipelineHandle, PipelineState, PipelineStopper, Running, Shared};
 use super::producer::Brokers;
+use super::rival::Known;
 use super::session::{End, Session};
+use super::transaction::Transactions;
 use crate::clock::SharedClock;
 use crate::event::EventEncoder;
 use crate::ids::IdCipher;
@@ -111,7 +113,8 @@ pub fn start(
         };
         return Ok((PipelineHandle { shared }, stopper));
     };
-    let brokers = Brokers::new(&config, &addresses, Arc::clone(&sources.clock))
+    let clock = Arc::clone(&sources.clock);
+    let brokers = Brokers::new(&config, &addresses, expected.journal_id, clock)
         .map_err(|error| PipelineError::Kafka(error.to_string()))?;
     let shared = share(PipelineState::Connecting);
     let follower = (sources.follow)(published, config.queue_bytes);
@@ -133,6 +136,11 @@ pub fn start(
         counts: Counts::default(),
         careful_until: None,
         set_aside: BTreeSet::new(),
+        transactions: match config.delivery {
+            Delivery::Idempotent => None,
+            Delivery::ExactlyOnce => Some(Transactions::new(config.batch_window())),
+        },
+        known: None,
         stored_at: None,
         config,
     };
@@ -172,6 +180,10 @@ pub(super) struct Shipper {
     pub(super) careful_until: Option<Sequence>,
     /// Refused for good when sent alone, and not to be sent again.
     pub(super) set_aside: BTreeSet<Sequence>,
+    /// `None` where records are final as they are acknowledged.
+    pub(super) transactions: Option<Transactions>,
+    /// What the topic holds as far as this process knows; only kept where a rival would be fenced.
+    pub(super) known: Option<Known>,
     /// When the file was last written (monotonic).
     pub(super) stored_at: Option<Duration>,
 }

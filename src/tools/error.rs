@@ -3,6 +3,8 @@
 use crate::cli::Exit;
 use crate::config::ConfigError;
 use crate::journal::{BackupError, ReadError, RebuildError, RecoveryError, StoreError};
+use crate::ledger::CheckpointError;
+use crate::pipeline::CursorError;
 use std::io;
 use std::path::PathBuf;
 
@@ -24,6 +26,12 @@ pub enum ToolError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The Kafka cursor cannot be read.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// The journal cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -78,11 +86,16 @@ impl ToolError {
             Self::Recovery(error) | Self::Rebuild(RebuildError::Recovery(error)) => {
                 recovery_exit(error)
             }
-            Self::Exists { .. } | Self::Rebuild(RebuildError::NotEmpty { .. }) => {
+            Self::Exists { .. }
+            | Self::Rebuild(RebuildError::NotEmpty { .. })
+            | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })
+            | Self::Cursor(CursorError::Io { .. } | CursorError::Version { .. }) => {
                 Exit::CannotCreate
             }
             Self::Read(_)
             | Self::Damaged(_)
+            | Self::Checkpoint(CheckpointError::Mixed { .. })
+            | Self::Cursor(CursorError::Damaged { .. })
             | Self::Rebuild(RebuildError::Page(_))
             | Self::Backup(_) => Exit::Damaged,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NoInput,

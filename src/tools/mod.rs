@@ -2,7 +2,7 @@
 //!
 //! | file | has |
 //! | --- | --- |
-//! | `verify.rs` | is everything there, and does it add up |
+//! | `verify.rs`, `verify/` | is everything there, and does it add up |
 //! | `export.rs`, `import.rs` | the journal as JSON lines, and back |
 //! | `backup.rs`, `restore.rs` | the journal's pages from a running service, and back |
 //! | `lines.rs` | the lines of an export |
@@ -42,7 +42,14 @@ pub fn run(invocation: ToolInvocation) -> Exit {
     };
     let progress = Progress::new(json);
     match invocation.tool {
-        Tool::Verify { kafka } => finish(json, verify::run(&config, kafka, &progress)),
+        Tool::Verify { kafka } => {
+            let checked = verify::run(&config, kafka, &progress);
+            let is_whole = checked.as_ref().is_ok_and(verify::Report::is_whole);
+            match finish(json, checked) {
+                Exit::Success if !is_whole => Exit::Damaged,
+                exit => exit,
+            }
+        }
         Tool::Export {
             output,
             zstd,

@@ -3,7 +3,7 @@
 use super::ToolError;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::ToolConfig;
-use crate::journal::{Journal, OpenOptions, Settings};
+use crate::journal::Journal;
 use crate::ledger::Loaded;
 use crate::pipeline::Cursor;
 use crate::tasks::Supervisor;
@@ -16,27 +16,16 @@ pub(super) fn clock() -> SharedClock {
 
 /// Opens the journal that is there; none is made. A store of `dev` is opened too.
 pub(super) fn open(config: &ToolConfig) -> Result<Journal, ToolError> {
-    let data_dir = &config.journal.data_dir;
-    let settings = Settings::of(data_dir)?.ok_or_else(|| ToolError::NoJournal {
-        folder: data_dir.clone(),
-    })?;
-    let cursor = Cursor::load(data_dir).map_err(|error| ToolError::Damaged(error.to_string()))?;
-    let loaded =
-        Loaded::read(&config.ledger).map_err(|error| ToolError::Damaged(error.to_string()))?;
+    let cursor = Cursor::load(&config.journal.data_dir)?;
+    let loaded = Loaded::read(&config.ledger)?;
     let witnesses = [cursor.map(|cursor| cursor.witness), loaded.witness()];
     drop(loaded);
-    let options = OpenOptions {
-        dev: settings.dev,
-        accept_dev_store: true,
-        currencies: settings.currencies,
-        witnesses: witnesses.into_iter().flatten().collect(),
-    };
     let supervisor = Supervisor::new();
     supervisor.start_drain();
-    Ok(Journal::open(
-        &config.journal,
-        options,
-        clock(),
-        &supervisor,
-    )?)
+    let witnesses = witnesses.into_iter().flatten().collect();
+    Journal::open_existing(&config.journal, witnesses, clock(), &supervisor)?.ok_or_else(|| {
+        ToolError::NoJournal {
+            folder: config.journal.data_dir.clone(),
+        }
+    })
 }

@@ -64,6 +64,30 @@ async fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
     assert_eq!(balance["balance"], 1_000_001);
 }
 
+#[tokio::test]
+async fn an_address_in_use_is_refused_before_the_data_folder_is_touched() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("data");
+    let args = ["dev", "--listen", &address, "--data-dir"];
+    let output = run_to_end(&[&args[..], &[folder.to_str().unwrap()]].concat()).await;
+    let log = String::from_utf8(output.stderr).unwrap();
+    let expected = i32::from(Exit::Unavailable.code());
+    assert_eq!(output.status.code(), Some(expected), "{log}");
+    assert!(log.contains(&address), "{log}");
+    assert!(!folder.exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn a_data_folder_below_a_file_is_refused_by_its_name() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let folder = file.path().join("data");
+    let log = refused("dev", &folder, Exit::CannotCreate).await;
+    assert!(log.contains(folder.to_str().unwrap()), "{log}");
+    assert!(!log.contains("cursor"), "{log}");
+}
+
 /// Every file below `folder` but the lock, with its bytes.
 fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
@@ -159,7 +183,7 @@ async fn checkpoints_and_new_volumes_under_load_cost_no_request() {
     server.kill9();
     server.restart().await;
     let audit = Audit::read(&client).await;
-    audit.compare_balances(&client).await;
+    assert!(audit.compare_balances(&client).await, "nothing goes on");
     // Both wallets were opened on sight by two issuances.
     let transactions = u64::try_from(audit.transactions.len()).unwrap();
     assert_eq!(transactions, answered.load(Ordering::Relaxed) + 2);

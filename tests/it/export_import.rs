@@ -161,6 +161,8 @@ pub(crate) async fn bring(command: &str, file: &Path) -> (TempDir, Value) {
         settings.to_str().unwrap(),
     ];
     let report = tool(&args, 0).await;
+    let verified = tool(&["verify", "--data-dir", args[3]], 0).await;
+    assert_eq!(verified["head_hash"], report["head_hash"], "{verified}");
     (folder, report)
 }
 

@@ -7,7 +7,7 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::support::kafka::{Broker, Record, read_all};
+use crate::support::kafka::{Broker, Record, Topic};
 use crate::support::server::{Client, DEADLINE, TestServer, wait_until};
 use echopay::pipeline::partition_of;
 use futures_util::future::join_all;
@@ -19,8 +19,6 @@ const CLIENTS: u64 = 32;
 const WALLETS: u64 = 100;
 /// The topic that the service makes.
 const PARTITIONS: u32 = 6;
-pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
-                         fraud.score.updated,balance.updated,wallet.opened";
 
 /// A transfer that the service acknowledged.
 #[derive(Clone, Debug)]
@@ -30,6 +28,26 @@ pub(crate) struct Acknowledged {
     to: String,
     amount_cents: i64,
     sequence: u64,
+}
+
+impl Acknowledged {
+    /// Its id.
+    pub(crate) fn transaction(&self) -> &str {
+        &self.transaction
+    }
+
+    /// Where it can be read.
+    pub(crate) fn path(&self) -> String {
+        format!("/api/v1/transactions/{}", self.transaction)
+    }
+
+    /// Whether one of its events is among `sequences`.
+    pub(crate) fn any_of(&self, sequences: &BTreeSet<u64>) -> bool {
+        sequences
+            .range(self.sequence - 3..=self.sequence)
+            .next()
+            .is_some()
+    }
 }
 
 fn wallet(number: u64) -> String {
@@ -238,20 +256,13 @@ pub(crate) fn assert_transfers(records: &[Record], acknowledged: &[Acknowledged]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_ten_thousand_transfers_has_its_four_events_in_kafka() {
-    let Some(broker) = block_in_place(Broker::shared) else {
+    let Some(topic) = block_in_place(|| Topic::shared("load")) else {
         return;
     };
-    let topic = Broker::fresh_topic("load");
-    let flags = [
-        "--kafka-brokers",
-        broker.addresses(),
-        "--kafka-topic",
-        &topic,
-    ];
-    let server = TestServer::start_with(&flags).await;
+    let server = TestServer::start_with(&topic.flags()).await;
     let acknowledged = whole_load(&server, 10_000).await;
     published(&server).await;
-    let records = block_in_place(|| read_all(broker.addresses(), &topic));
+    let records = block_in_place(|| topic.read());
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
     let wallets = usize::try_from(WALLETS).unwrap();
@@ -267,10 +278,8 @@ async fn a_broker_killed_in_mid_load_costs_no_write_and_no_event() {
     let Some(mut broker) = block_in_place(Broker::own) else {
         return;
     };
-    let topic = Broker::fresh_topic("killed");
-    let addresses = broker.addresses().to_owned();
-    let flags = ["--kafka-brokers", &addresses, "--kafka-topic", &topic];
-    let server = TestServer::start_with(&flags).await;
+    let topic = Topic::on(&broker, "killed");
+    let server = TestServer::start_with(&topic.flags()).await;
     let done = AtomicU64::new(0);
     let client = server.client();
     let count = 4_000;
@@ -299,7 +308,7 @@ async fn a_broker_killed_in_mid_load_costs_no_write_and_no_event() {
     );
     block_in_place(|| broker.restart());
     published(&server).await;
-    let records = block_in_place(|| read_all(&addresses, &topic));
+    let records = block_in_place(|| topic.read());
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
     let wallets = usize::try_from(WALLETS).unwrap();
@@ -308,43 +317,26 @@ async fn a_broker_killed_in_mid_load_costs_no_write_and_no_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_configured_later_get_all_of_the_past() {
-    let Some(broker) = block_in_place(Broker::shared) else {
+    let Some(topic) = block_in_place(|| Topic::shared("later")) else {
         return;
     };
-    let topic = Broker::fresh_topic("later");
     let mut server = TestServer::start().await;
     let acknowledged = whole_load(&server, 1_000).await;
     let marks = server.get("/api/v1/sequence").await.json();
     assert_eq!(marks["published"].as_u64(), Some(0), "{marks}");
-    let flags = [
-        "--kafka-brokers",
-        broker.addresses(),
-        "--kafka-topic",
-        &topic,
-    ];
-    server.restart_with(&flags).await;
+    server.restart_with(&topic.flags()).await;
     published(&server).await;
-    let records = block_in_place(|| read_all(broker.addresses(), &topic));
+    let records = block_in_place(|| topic.read());
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_under_load_has_every_event_in_kafka_after_its_restart() {
-    let Some(broker) = block_in_place(Broker::shared) else {
+    let Some(topic) = block_in_place(|| Topic::shared("crash")) else {
         return;
     };
-    let topic = Broker::fresh_topic("crash");
-    let brokers = broker.addresses();
-    let flags = [
-        "--kafka-brokers",
-        brokers,
-        "--kafka-topic",
-        &topic,
-        "--kafka-event-types",
-        ALL_TYPES,
-    ];
-    let mut server = TestServer::start_with(&flags).await;
+    let mut server = TestServer::start_with(&topic.flags_for_all_types()).await;
     let mut acknowledged = Vec::new();
     for _ in 0..3 {
         let done = AtomicU64::new(0);
@@ -361,7 +353,7 @@ async fn a_server_killed_under_load_has_every_event_in_kafka_after_its_restart()
         server.restart().await;
     }
     let last = published(&server).await;
-    let records = block_in_place(|| read_all(brokers, &topic));
+    let records = block_in_place(|| topic.read());
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
     // All types are shipped, so what the topic holds is the journal, number by number.
@@ -375,20 +367,13 @@ async fn a_server_killed_under_load_has_every_event_in_kafka_after_its_restart()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_the_acknowledgements() {
-    let Some(broker) = block_in_place(Broker::shared) else {
+    let Some(topic) = block_in_place(|| Topic::shared("stop")) else {
         return;
     };
-    let topic = Broker::fresh_topic("stop");
-    let flags = [
-        "--kafka-brokers",
-        broker.addresses(),
-        "--kafka-topic",
-        &topic,
-    ];
-    let mut server = TestServer::start_with(&flags).await;
+    let mut server = TestServer::start_with(&topic.flags()).await;
     let acknowledged = whole_load(&server, 500).await;
     assert!(server.terminate().await.success());
-    let records = block_in_place(|| read_all(broker.addresses(), &topic));
+    let records = block_in_place(|| topic.read());
     assert_in_order(&records);
     assert_transfers(&records, &acknowledged);
 }

@@ -6,7 +6,7 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::support::kafka::{Broker, Record, read_all, read_until};
+use crate::support::kafka::{Broker, Record, Topic, read_all, read_until};
 use echopay::clock::{SharedClock, SystemClock};
 use echopay::ids::IdCipher;
 use echopay::journal::entry::{ChainLink, Leg, Movement};
@@ -25,18 +25,18 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const TRANSFER_EVENTS: u64 = 4;
 
 /// A journal that the test writes by itself, in the ledger's place.
-struct World {
-    journal: Journal,
+pub(crate) struct World {
+    pub(crate) journal: Journal,
     clock: SharedClock,
     supervisor: Supervisor,
 }
 
 impl World {
-    fn open(data_dir: &Path) -> Self {
+    pub(crate) fn open(data_dir: &Path) -> Self {
         let clock: SharedClock = Arc::new(SystemClock::new());
         let supervisor = Supervisor::new();
         let witnesses = Cursor::load(data_dir).unwrap().map(|cursor| cursor.witness);
@@ -56,11 +56,11 @@ impl World {
     }
 
     /// Commits `count` transfers between a few wallets, in groups of some.
-    fn transfer(&mut self, count: u64) {
+    pub(crate) fn transfer(&mut self, count: u64) {
         self.transfer_with(count, None);
     }
 
-    fn transfer_with(&mut self, count: u64, metadata: Option<&str>) {
+    pub(crate) fn transfer_with(&mut self, count: u64, metadata: Option<&str>) {
         let ids = IdCipher::new(&self.journal.settings().id_key);
         let mut left = count;
         while left > 0 {
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    fn start(
+    pub(crate) fn start(
         &self,
         data_dir: &Path,
         config: pipeline::Config,
@@ -122,7 +122,7 @@ fn leg(wallet: u64) -> Leg {
     }
 }
 
-fn config(brokers: &str, topic: &str) -> pipeline::Config {
+pub(crate) fn config(brokers: &str, topic: &str) -> pipeline::Config {
     pipeline::Config {
         brokers: Some(brokers.into()),
         topic: topic.into(),
@@ -133,7 +133,7 @@ fn config(brokers: &str, topic: &str) -> pipeline::Config {
 }
 
 #[track_caller]
-fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> bool) {
     for _ in 0..6_000 {
         if condition() {
             return;
@@ -144,7 +144,7 @@ fn wait_for(what: &str, handle: &PipelineHandle, mut condition: impl FnMut() -> 
 }
 
 #[track_caller]
-fn wait_for_published(handle: &PipelineHandle, world: &World) {
+pub(crate) fn wait_for_published(handle: &PipelineHandle, world: &World) {
     let durable = world.journal.durable();
     wait_for("everything is published", handle, || {
         handle.status().published >= durable
@@ -153,7 +153,7 @@ fn wait_for_published(handle: &PipelineHandle, world: &World) {
 }
 
 #[track_caller]
-fn wait_for_stopped(handle: &PipelineHandle) -> String {
+pub(crate) fn wait_for_stopped(handle: &PipelineHandle) -> String {
     let mut text = String::new();
     wait_for("the pipeline stops", handle, || {
         match handle.status().state {
@@ -169,7 +169,7 @@ fn wait_for_stopped(handle: &PipelineHandle) -> String {
 
 /// Every event of `1 ..= last` once, in order within its partition, in the partition of its key.
 #[track_caller]
-fn assert_whole(records: &[Record], last: Sequence) {
+pub(crate) fn assert_whole(records: &[Record], last: Sequence) {
     let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
     for record in records {
         let before = newest
@@ -195,16 +195,15 @@ fn assert_whole(records: &[Record], last: Sequence) {
 
 #[test]
 fn everything_is_shipped_once_over_stops_and_starts() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("whole") else {
         return;
     };
-    let topic = Broker::fresh_topic("whole");
     let dir = TempDir::new().unwrap();
     {
         let mut world = World::open(dir.path());
         world.transfer(300);
         let (handle, stopper) = world
-            .start(dir.path(), config(broker.addresses(), &topic))
+            .start(dir.path(), config(topic.addresses(), topic.name()))
             .unwrap();
         world.transfer(200);
         wait_for_published(&handle, &world);
@@ -220,7 +219,7 @@ fn everything_is_shipped_once_over_stops_and_starts() {
     assert_eq!(cursor.published, Sequence::new(2_000));
     assert_eq!(cursor.partitions.len(), 6);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     world.transfer(100);
     assert!(stopper.stop(PATIENCE), "a stop drains what is durable");
@@ -233,7 +232,7 @@ fn everything_is_shipped_once_over_stops_and_starts() {
         ),
         (400, 0, 0)
     );
-    let records = read_all(broker.addresses(), &topic);
+    let records = topic.read();
     assert_whole(&records, Sequence::new(2_400));
     let headers: Vec<_> = records[0]
         .headers
@@ -249,30 +248,26 @@ fn everything_is_shipped_once_over_stops_and_starts() {
 
 #[test]
 fn without_its_cursor_the_pipeline_finds_its_place_by_the_tails() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("tails") else {
         return;
     };
-    let topic = Broker::fresh_topic("tails");
     let dir = TempDir::new().unwrap();
     let mut world = World::open(dir.path());
     world.transfer(300);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     wait_for_published(&handle, &world);
     assert!(stopper.stop(PATIENCE));
     std::fs::remove_file(Cursor::path(dir.path())).unwrap();
     world.transfer(50);
     let (handle, stopper) = world
-        .start(dir.path(), config(broker.addresses(), &topic))
+        .start(dir.path(), config(topic.addresses(), topic.name()))
         .unwrap();
     wait_for_published(&handle, &world);
     assert_eq!(handle.status().published_total, 200);
     assert!(stopper.stop(PATIENCE));
-    assert_whole(
-        &read_all(broker.addresses(), &topic),
-        world.journal.durable(),
-    );
+    assert_whole(&topic.read(), world.journal.durable());
 }
 
 #[test]
@@ -563,22 +558,21 @@ fn an_event_that_only_the_broker_refuses_is_found_and_set_aside() {
 
 #[test]
 fn only_selected_types_are_shipped_and_the_others_count_as_published() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("some") else {
         return;
     };
-    let topic = Broker::fresh_topic("some");
     let dir = TempDir::new().unwrap();
     let mut world = World::open(dir.path());
     world.transfer(50);
     let some = pipeline::Config {
         event_types: vec![EventKind::TransactionCompleted],
         cloudevents: true,
-        ..config(broker.addresses(), &topic)
+        ..config(topic.addresses(), topic.name())
     };
     let (handle, stopper) = world.start(dir.path(), some).unwrap();
     wait_for_published(&handle, &world);
     assert!(stopper.stop(PATIENCE));
-    let records = read_until(broker.addresses(), &topic, "50 records", |all| {
+    let records = read_until(topic.addresses(), topic.name(), "50 records", |all| {
         all.len() == 50
     });
     for record in &records {

@@ -5,7 +5,7 @@
     reason = "a helper that cannot go on fails the test"
 )]
 
-use crate::support::kafka::Broker;
+use crate::support::kafka::Topic;
 use crate::support::server::TestServer;
 use std::process::{Command, Output};
 
@@ -63,17 +63,10 @@ async fn the_streaming_check_passes_against_serve_with_a_token() {
 
 #[tokio::test]
 async fn the_streaming_check_waits_for_what_kafka_acknowledged() {
-    let Some(broker) = Broker::shared() else {
+    let Some(topic) = Topic::shared("script") else {
         return;
     };
-    let topic = Broker::fresh_topic("script");
-    let flags = [
-        "--kafka-brokers",
-        broker.addresses(),
-        "--kafka-topic",
-        &topic,
-    ];
-    let server = TestServer::start_with(&flags).await;
+    let server = TestServer::start_with(&topic.flags()).await;
     let output = run("test-event-streaming.sh", &server.url(""), &[]);
     let text = stdout(&output);
     assert!(output.status.success(), "{text}");

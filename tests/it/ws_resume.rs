@@ -10,7 +10,7 @@ use crate::support::ws_client::{Update, WsClient, transfer, transfer_body, walle
 use serde_json::{Value, json};
 
 /// What `GET /api/v1/events` says that subscribers to everything must hear behind `after`: sequence and status.
-pub(crate) async fn due(server: &TestServer, after: u64) -> Vec<(u64, String)> {
+async fn due(server: &TestServer, after: u64) -> Vec<(u64, String)> {
     let mut due = Vec::new();
     let mut after = after;
     loop {
@@ -31,7 +31,7 @@ pub(crate) async fn due(server: &TestServer, after: u64) -> Vec<(u64, String)> {
     }
 }
 
-pub(crate) fn told(updates: &[Update]) -> Vec<(u64, String)> {
+fn told(updates: &[Update]) -> Vec<(u64, String)> {
     updates
         .iter()
         .map(|update| (update.sequence, update.status.clone()))

@@ -26,7 +26,13 @@ fn brokers(broker: &Broker, topic: &str, overrides: &[(&str, &str)]) -> Brokers 
         overrides: overrides.iter().map(owned).collect(),
         ..Config::default()
     };
-    Brokers::new(&config, broker.addresses(), Arc::new(SystemClock::new())).unwrap()
+    Brokers::new(
+        &config,
+        broker.addresses(),
+        IDENTITY.journal_id,
+        Arc::new(SystemClock::new()),
+    )
+    .unwrap()
 }
 
 fn link(brokers: &Brokers, limit: Option<u64>) -> Link {
@@ -281,7 +287,13 @@ fn a_full_queue_hands_the_record_back_and_closing_reports_the_rest() {
         overrides,
         ..Config::default()
     };
-    let brokers = Brokers::new(&config, "127.0.0.1:1", Arc::new(SystemClock::new())).unwrap();
+    let brokers = Brokers::new(
+        &config,
+        "127.0.0.1:1",
+        IDENTITY.journal_id,
+        Arc::new(SystemClock::new()),
+    )
+    .unwrap();
     let mut link = link(&brokers, None);
     let sent = send(&link, 1..=10);
     let record = Outgoing {
@@ -303,6 +315,85 @@ fn settings_that_librdkafka_does_not_know_are_refused_at_once() {
         overrides: vec![("no.such.thing".into(), "1".into())],
         ..Config::default()
     };
-    let refused = Brokers::new(&config, "127.0.0.1:1", Arc::new(SystemClock::new())).unwrap_err();
+    let refused = Brokers::new(
+        &config,
+        "127.0.0.1:1",
+        IDENTITY.journal_id,
+        Arc::new(SystemClock::new()),
+    )
+    .unwrap_err();
     assert!(refused.to_string().contains("no.such.thing"), "{refused}");
+}
+
+#[test]
+fn a_successors_fence_aborts_what_was_open_and_shuts_its_predecessor_out() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("fence");
+    broker.create_topic(&topic, 3, &[]);
+    let config = Config {
+        topic: topic.clone(),
+        delivery: Delivery::ExactlyOnce,
+        ..Config::default()
+    };
+    let clock = Arc::new(SystemClock::new());
+    let brokers = Brokers::new(&config, broker.addresses(), IDENTITY.journal_id, clock).unwrap();
+    let scout = brokers.scout().unwrap();
+    let newest = || {
+        let tails = scout.found(3, &[], IDENTITY).unwrap().tails;
+        let newest = tails.iter().filter_map(|tail| tail.newest);
+        newest.map(|last| last.sequence.get()).max()
+    };
+    let fenced = || {
+        let link = link(&brokers, None);
+        let mut looks = 0..200;
+        while !link.fence(Duration::from_millis(250)).unwrap() {
+            assert!(looks.next().is_some(), "the brokers do not answer");
+        }
+        link
+    };
+    let commit = |link: &Link| {
+        let mut looks = 0..200;
+        loop {
+            match link.commit(Duration::from_millis(250)) {
+                Ok(false) => assert!(looks.next().is_some(), "the brokers do not answer"),
+                other => return other,
+            }
+        }
+    };
+    let first = fenced();
+    first.begin().unwrap();
+    send(&first, 1..=100);
+    reports(&first, 100);
+    assert_eq!(commit(&first), Ok(true));
+    first.begin().unwrap();
+    send(&first, 101..=200);
+    let acknowledged = reports(&first, 100);
+    assert!(
+        acknowledged
+            .iter()
+            .all(|report| matches!(report.outcome, Outcome::Acknowledged { .. }))
+    );
+
+    let second = fenced();
+    assert_eq!(newest(), Some(100), "what was open is aborted");
+    commit(&first).unwrap_err();
+    assert_eq!(newest(), Some(100));
+    second.begin().unwrap();
+    send(&second, 101..=150);
+    reports(&second, 50);
+    assert_eq!(commit(&second), Ok(true));
+    second.begin().unwrap();
+    assert_eq!(commit(&second), Ok(true), "an empty one is fine");
+    // Markers follow the answer to a commit; the next fence waits for them.
+    let third = fenced();
+    assert_eq!(newest(), Some(150));
+    drop(third);
+    let mut sequences: Vec<u64> = read_all(broker.addresses(), &topic)
+        .iter()
+        .map(broker::Record::sequence)
+        .collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=150).collect::<Vec<_>>());
 }

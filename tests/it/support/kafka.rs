@@ -10,7 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -23,10 +23,17 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const KAFKA_VERSION: &str = "4.4.0";
+/// Who may come by the listener that asks for a password.
+pub(crate) const SASL_USER: &str = "echopay";
+/// That one's password.
+pub(crate) const SASL_PASSWORD: &str = "open-sesame";
 /// Between two looks at a condition; a deadline is a number of looks.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 20 * 120;
 const STARTS_MAX: u32 = 3;
+/// For `--kafka-event-types`: what a topic then holds is the journal, number by number.
+pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
+                         fraud.score.updated,balance.updated,wallet.opened";
 
 /// Brokers that a test may use.
 #[derive(Debug)]
@@ -40,8 +47,21 @@ pub(crate) struct Broker {
 struct Own {
     jars: PathBuf,
     dir: TempDir,
-    port: u16,
+    ports: Ports,
     running: Option<Java>,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    /// For everyone, without a password.
+    plain: u16,
+    /// For clients that come with a name and a password.
+    sasl: u16,
+    /// For a proxy.
+    proxied: u16,
+    /// What the clients of that one are told to connect to: the proxy's port.
+    advertised: u16,
 }
 
 /// A JVM under a shell that kills it as soon as the shell's stdin closes: when this value goes, and also when the test
@@ -61,7 +81,7 @@ impl Broker {
                 addresses,
                 own: None,
             }),
-            None => Self::start_one(),
+            None => Self::start_one(None),
         });
         broker.as_ref().map_or_else(|reason| skip(reason), Some)
     }
@@ -71,12 +91,40 @@ impl Broker {
         if environment("KAFKA_BROKERS").is_some() {
             return skip("KAFKA_BROKERS is set, and its brokers are not this test's to kill");
         }
-        Self::start_one().map_or_else(|reason| skip(&reason), Some)
+        Self::start_one(None).map_or_else(|reason| skip(&reason), Some)
+    }
+
+    /// Like [`Broker::own`], with a listener at [`Broker::proxied_port`] whose clients are told to connect to
+    /// `advertised`, where a proxy stands.
+    pub(crate) fn own_behind(advertised: u16) -> Option<Self> {
+        if environment("KAFKA_BROKERS").is_some() {
+            return skip("KAFKA_BROKERS is set, and no proxy stands before its brokers");
+        }
+        Self::start_one(Some(advertised)).map_or_else(|reason| skip(&reason), Some)
     }
 
     /// For `--kafka-brokers`.
     pub(crate) fn addresses(&self) -> &str {
         &self.addresses
+    }
+
+    /// Where a proxy reaches it.
+    pub(crate) fn proxied_port(&self) -> u16 {
+        self.ours().ports.proxied
+    }
+
+    /// The listener (`SASL_PLAINTEXT`, mechanism `PLAIN`) that lets in [`SASL_USER`] with [`SASL_PASSWORD`] alone;
+    /// `None` for brokers that this process did not start.
+    pub(crate) fn sasl_addresses(&self) -> Option<String> {
+        let Some(own) = &self.own else {
+            return skip("KAFKA_BROKERS is set, and how its brokers know who asks is not known");
+        };
+        Some(format!("127.0.0.1:{}", own.ports.sasl))
+    }
+
+    #[track_caller]
+    fn ours(&self) -> &Own {
+        self.own.as_ref().expect("a broker of this test's own")
     }
 
     /// A topic's name that nobody else uses.
@@ -95,7 +143,7 @@ impl Broker {
     pub(crate) fn kill9(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        let port = own.port;
+        let port = own.ports.plain;
         wait_until("the broker is gone", || !accepts(port));
     }
 
@@ -111,7 +159,7 @@ impl Broker {
     pub(crate) fn replace(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        *own = Own::start(&own.jars, own.port);
+        *own = Own::start(&own.jars, own.ports);
         assert!(own.is_up(), "the other broker does not start");
     }
 
@@ -168,14 +216,14 @@ impl Broker {
     }
 
     /// An error says what is missing on this machine.
-    fn start_one() -> Result<Self, String> {
+    fn start_one(advertised: Option<u16>) -> Result<Self, String> {
         let jars = jars()?;
         for _ in 0..STARTS_MAX {
             // Somebody may take a port between our look and the broker's start: then once more with others.
-            let own = Own::start(&jars, free_port());
+            let own = Own::start(&jars, Ports::free(advertised));
             if own.is_up() {
                 return Ok(Self {
-                    addresses: format!("127.0.0.1:{}", own.port),
+                    addresses: format!("127.0.0.1:{}", own.ports.plain),
                     own: Some(own),
                 });
             }
@@ -184,18 +232,44 @@ impl Broker {
     }
 }
 
+impl Ports {
+    fn free(advertised: Option<u16>) -> Self {
+        let [plain, sasl, proxied] = free_ports();
+        Self {
+            plain,
+            sasl,
+            proxied,
+            advertised: advertised.unwrap_or(proxied),
+        }
+    }
+}
+
 impl Own {
-    fn start(jars: &Path, port: u16) -> Self {
+    fn start(jars: &Path, ports: Ports) -> Self {
         let dir = TempDir::new().unwrap();
-        let controller = free_port();
+        let [controller] = free_ports();
+        let Ports {
+            plain,
+            sasl,
+            proxied,
+            advertised,
+        } = ports;
         let data = dir.path().join("data");
         let properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
+             PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
+             PROXIED://127.0.0.1:{advertised}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,\
+             PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             sasl.enabled.mechanisms=PLAIN\n\
+             listener.name.sasl.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
              log.dirs={}\n\
              auto.create.topics.enable=false\n\
@@ -213,7 +287,7 @@ impl Own {
         );
         fs::write(dir.path().join("server.properties"), properties).unwrap();
         // 22 characters of base64 for 16 bytes; the last one carries two bits.
-        let cluster_id = format!("{:x<21}A", format!("p{port}c{controller}"));
+        let cluster_id = format!("{:x<21}A", format!("p{plain}c{controller}"));
         let formatted = java(jars)
             .args([
                 "kafka.tools.StorageTool",
@@ -234,20 +308,20 @@ impl Own {
         Self {
             jars: jars.to_path_buf(),
             dir,
-            port,
+            ports,
             running,
         }
     }
 
     /// Waits until it answers; `false` when it never will.
     fn is_up(&self) -> bool {
-        let addresses = format!("127.0.0.1:{}", self.port);
+        let addresses = format!("127.0.0.1:{}", self.ports.plain);
         let mut probe = None;
         for _ in 0..LOOKS_MAX {
             if self.running.as_ref().is_none_or(|java| !java.is_alive()) {
                 return false;
             }
-            if accepts(self.port) {
+            if accepts(self.ports.plain) {
                 let probe = probe.get_or_insert_with(|| consumer(&addresses));
                 let answer = probe.fetch_metadata(None, Duration::from_secs(1));
                 if answer.is_ok_and(|metadata| !metadata.brokers().is_empty()) {
@@ -312,6 +386,56 @@ impl Drop for Java {
     }
 }
 
+/// A topic of the test's own, which nobody else uses. The service makes it when it ships to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    addresses: String,
+    name: String,
+}
+
+impl Topic {
+    /// One on the brokers that all tests share ([`Broker::shared`]); `hint` begins its name.
+    pub(crate) fn shared(hint: &str) -> Option<Self> {
+        Broker::shared().map(|broker| Self::on(broker, hint))
+    }
+
+    /// One on these brokers.
+    pub(crate) fn on(broker: &Broker, hint: &str) -> Self {
+        Self {
+            addresses: broker.addresses.clone(),
+            name: Broker::fresh_topic(hint),
+        }
+    }
+
+    /// Where its brokers are.
+    pub(crate) fn addresses(&self) -> &str {
+        &self.addresses
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The flags that make a server ship to it.
+    pub(crate) fn flags(&self) -> [&str; 4] {
+        let (brokers, topic) = (&self.addresses, &self.name);
+        ["--kafka-brokers", brokers, "--kafka-topic", topic]
+    }
+
+    /// Likewise, every type of event.
+    pub(crate) fn flags_for_all_types(&self) -> [&str; 6] {
+        let [brokers, addresses, topic, name] = self.flags();
+        let types = "--kafka-event-types";
+        [brokers, addresses, topic, name, types, ALL_TYPES]
+    }
+
+    /// Everything it holds now, see [`read_all`].
+    pub(crate) fn read(&self) -> Vec<Record> {
+        read_all(&self.addresses, &self.name)
+    }
+}
+
 /// A record as a consumer gets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -320,6 +444,27 @@ pub(crate) struct Record {
     pub(crate) key: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) json: serde_json::Value,
+    /// As it stands in the topic, byte for byte.
+    pub(crate) payload: String,
+}
+
+impl From<&BorrowedMessage<'_>> for Record {
+    fn from(message: &BorrowedMessage<'_>) -> Self {
+        let payload = text(message.payload());
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: text(message.key()),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers
+                    .iter()
+                    .map(|h| (h.key.to_owned(), text(h.value)))
+                    .collect()
+            }),
+            json: serde_json::from_str(&payload).unwrap(),
+            payload,
+        }
+    }
 }
 
 impl Record {
@@ -341,56 +486,80 @@ impl Record {
 /// Everything a topic holds now: each partition in its order, one partition after another. A missing topic holds
 /// nothing.
 pub(crate) fn read_all(addresses: &str, topic: &str) -> Vec<Record> {
-    let consumer = consumer(addresses);
-    let Some(partitions) = partitions_of(&consumer, topic) else {
-        return Vec::new();
-    };
-    let mut list = TopicPartitionList::new();
-    let mut ends = Vec::new();
-    for partition in 0..partitions {
-        let timeout = Duration::from_secs(20);
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, timeout)
-            .unwrap();
-        if low < high {
-            list.add_partition_offset(topic, partition, Offset::Offset(low))
-                .unwrap();
-            ends.push((partition, high));
+    TopicReader::new(addresses, topic).read_on()
+}
+
+/// Reads a topic bit by bit: each look costs what is new.
+pub(crate) struct TopicReader {
+    consumer: BaseConsumer,
+    topic: String,
+    /// The next offset of each partition.
+    next: Vec<i64>,
+}
+
+impl TopicReader {
+    /// From the beginning of `topic`, which need not be there yet.
+    pub(crate) fn new(addresses: &str, topic: &str) -> Self {
+        Self {
+            consumer: consumer(addresses),
+            topic: topic.to_owned(),
+            next: Vec::new(),
         }
     }
-    consumer.assign(&list).unwrap();
-    let mut records = Vec::new();
-    let mut looks = 0;
-    while !ends.is_empty() {
-        match consumer.poll(LOOK) {
-            Some(Ok(message)) => {
-                looks = 0;
-                let at_end = |(partition, high): &(i32, i64)| {
-                    *partition == message.partition() && message.offset() + 1 >= *high
-                };
-                ends.retain(|end| !at_end(end));
-                records.push(Record {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    key: text(message.key()),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|h| (h.key.to_owned(), text(h.value)))
-                            .collect()
-                    }),
-                    json: serde_json::from_slice(message.payload().unwrap()).unwrap(),
-                });
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => ends.retain(|(p, _)| *p != partition),
-            Some(Err(_)) | None => {
-                looks += 1;
-                assert!(looks < LOOKS_MAX, "the topic cannot be read to its end");
+
+    /// What came in since the last look: each partition in its order, one partition after another.
+    pub(crate) fn read_on(&mut self) -> Vec<Record> {
+        if self.next.is_empty() {
+            let partitions = partitions_of(&self.consumer, &self.topic).unwrap_or_default();
+            self.next = vec![0; usize::try_from(partitions).unwrap()];
+        }
+        let mut list = TopicPartitionList::new();
+        let mut ends = Vec::new();
+        for (partition, next) in (0..).zip(&mut self.next) {
+            let timeout = Duration::from_secs(20);
+            let marks = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition, timeout);
+            let (low, high) = marks.unwrap();
+            let from = low.max(*next);
+            if from < high {
+                list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
+                    .unwrap();
+                ends.push((partition, high));
+                *next = high;
             }
         }
+        if ends.is_empty() {
+            return Vec::new();
+        }
+        self.consumer.assign(&list).unwrap();
+        let mut records = Vec::new();
+        let mut looks = 0;
+        while !ends.is_empty() {
+            match self.consumer.poll(LOOK) {
+                Some(Ok(message)) => {
+                    looks = 0;
+                    let end = ends.iter().position(|end| end.0 == message.partition());
+                    // What came in behind the end is left to the next look.
+                    let Some(end) = end else { continue };
+                    if message.offset() + 1 >= ends[end].1 {
+                        ends.swap_remove(end);
+                    }
+                    records.push(Record::from(&message));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    ends.retain(|(p, _)| *p != partition);
+                }
+                Some(Err(_)) | None => {
+                    looks += 1;
+                    assert!(looks < LOOKS_MAX, "the topic cannot be read to its end");
+                }
+            }
+        }
+        self.consumer.unassign().unwrap();
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    records
 }
 
 /// Reads a topic again and again until `enough` says so, and gives what it then holds.
@@ -462,12 +631,10 @@ fn accepts(port: u16) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// Bound all at once, so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    bound.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn java(jars: &Path) -> Command {

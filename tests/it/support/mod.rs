@@ -8,5 +8,8 @@ pub(crate) mod http;
     reason = "a helper that cannot go on fails the test; stands here because unit tests include the file too"
 )]
 pub(crate) mod kafka;
+pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod subscribers;
+pub(crate) mod worst_day;
 pub(crate) mod ws_client;

@@ -38,7 +38,7 @@ const ENVIRONMENT_READ: [&str; 3] = ["KAFKA_BROKERS", "KAFKA_TOPIC", "PORT"];
 pub(crate) struct TestServer {
     child: Child,
     client: Client,
-    stderr: Arc<Mutex<VecDeque<u8>>>,
+    stderr: Log,
     command: &'static str,
     flags: Vec<String>,
     data_dir: TempDir,
@@ -63,7 +63,8 @@ impl TestServer {
     /// `echopay <command>` on a data folder that the test has prepared.
     pub(crate) async fn launch(command: &'static str, flags: &[&str], data_dir: TempDir) -> Self {
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let (child, address, stderr) = spawn(command, data_dir.path(), &flags).await;
+        let started = Starting::spawn(command, data_dir.path(), &flags);
+        let (child, address, stderr) = started.ready().await;
         Self {
             child,
             client: Client::new(address),
@@ -101,8 +102,7 @@ impl TestServer {
 
     /// What it logged so far, at most the last 64 KiB.
     pub(crate) fn log(&self) -> String {
-        let kept: Vec<u8> = self.stderr.lock().iter().copied().collect();
-        String::from_utf8_lossy(&kept).into_owned()
+        text_of(&self.stderr)
     }
 
     /// See [`Client::get`].
@@ -131,10 +131,10 @@ impl TestServer {
         self.client.request(method, path, headers, body).await
     }
 
-    /// `SIGKILL`, and waits until the process is gone.
-    pub(crate) fn kill9(&mut self) {
+    /// `SIGKILL`, and waits until the process is gone. The status tells who did not end by it, but before.
+    pub(crate) fn kill9(&mut self) -> ExitStatus {
         self.child.kill().expect("the child is ours to kill");
-        self.child.wait().expect("the child can be waited for");
+        self.child.wait().expect("the child can be waited for")
     }
 
     /// Sends `signal` and goes on.
@@ -177,10 +177,28 @@ impl TestServer {
             self.terminate().await;
         }
         self.flags = flags.iter().map(ToString::to_string).collect();
-        let (child, address, stderr) = spawn(self.command, self.data_dir.path(), &self.flags).await;
+        let starting = self.begin_restart();
+        self.finish_restart(starting).await;
+    }
+
+    /// Starts the same command again on the same data folder, where the last process has ended, and does not wait for
+    /// it: whoever gets the value may kill it on its way up.
+    pub(crate) fn begin_restart(&self) -> Starting {
+        Starting::spawn(self.command, self.data_dir.path(), &self.flags)
+    }
+
+    /// Waits until `starting` is ready, and goes on with it.
+    pub(crate) async fn finish_restart(&mut self, starting: Starting) {
+        let (child, address, stderr) = starting.ready().await;
         self.child = child;
         self.stderr = stderr;
         self.client.move_to(address);
+    }
+
+    /// Leaves the data folder behind for whoever looks into a failure; gives its path.
+    pub(crate) fn keep_data_dir(&mut self) -> &Path {
+        self.data_dir.disable_cleanup(true);
+        self.data_dir.path()
     }
 }
 
@@ -194,65 +212,110 @@ impl Drop for TestServer {
     }
 }
 
-/// Starts the binary and waits for its first line on stdout.
-async fn spawn(
-    command: &str,
-    data_dir: &Path,
-    flags: &[String],
-) -> (Child, SocketAddr, Arc<Mutex<VecDeque<u8>>>) {
-    let mut child = echopay()
-        .args([command, "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(data_dir)
-        .args(flags)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+/// The end of what a child logged.
+type Log = Arc<Mutex<VecDeque<u8>>>;
 
-    let stderr = Arc::new(Mutex::new(VecDeque::new()));
-    let kept = Arc::clone(&stderr);
-    let mut err = child.stderr.take().unwrap();
-    in_thread("child-stderr", move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = err.read(&mut chunk) {
-            let mut kept = kept.lock();
-            kept.extend(&chunk[..count]);
-            let excess = kept.len().saturating_sub(STDERR_KEPT_BYTES);
-            kept.drain(..excess);
+fn text_of(log: &Log) -> String {
+    let kept: Vec<u8> = log.lock().iter().copied().collect();
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// A server on its way up. Dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    child: Option<Child>,
+    stderr: Log,
+    first_line_rx: oneshot::Receiver<Option<std::io::Result<String>>>,
+}
+
+impl Starting {
+    /// `echopay <command>` on a data folder, with `flags`.
+    pub(crate) fn spawn(command: &str, data_dir: &Path, flags: &[String]) -> Self {
+        let mut child = echopay()
+            .args([command, "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+
+        let stderr = Log::default();
+        let kept = Arc::clone(&stderr);
+        let mut err = child.stderr.take().unwrap();
+        in_thread("child-stderr", move || {
+            let mut chunk = [0; 4096];
+            while let Ok(count @ 1..) = err.read(&mut chunk) {
+                let mut kept = kept.lock();
+                kept.extend(&chunk[..count]);
+                let excess = kept.len().saturating_sub(STDERR_KEPT_BYTES);
+                kept.drain(..excess);
+            }
+        });
+
+        let (first_line_tx, first_line_rx) = oneshot::channel();
+        let out = child.stdout.take().unwrap();
+        in_thread("child-stdout", move || {
+            let mut lines = BufReader::new(out).lines();
+            let _test_gave_up = first_line_tx.send(lines.next());
+            // The rest is read on, so that the child never waits for us.
+            lines.for_each(drop);
+        });
+        Self {
+            child: Some(child),
+            stderr,
+            first_line_rx,
         }
-    });
-
-    let (first_line_tx, first_line_rx) = oneshot::channel();
-    let out = child.stdout.take().unwrap();
-    in_thread("child-stdout", move || {
-        let mut lines = BufReader::new(out).lines();
-        let _test_gave_up = first_line_tx.send(lines.next());
-        // The rest is read on, so that the child never waits for us.
-        lines.for_each(drop);
-    });
-
-    let first_line = tokio::time::timeout(DEADLINE, first_line_rx).await;
-    let address = match &first_line {
-        Ok(Ok(Some(Ok(line)))) => line
-            .strip_prefix("listening on http://")
-            .and_then(|rest| rest.parse().ok()),
-        _ => None,
-    };
-    if let Some(address) = address {
-        return (child, address, stderr);
     }
-    let _already_gone = child.kill();
-    let status = child.wait().expect("the child can be waited for");
-    let kept: Vec<u8> = stderr.lock().iter().copied().collect();
-    panic!(
-        "the server is not ready ({status}); first line on stdout: {first_line:?}; log:\n{}",
-        String::from_utf8_lossy(&kept)
-    );
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
+        text_of(&self.stderr)
+    }
+
+    /// `SIGKILL`, and waits until the process is gone. Gives how it ended and what it logged.
+    pub(crate) fn kill9(mut self) -> (ExitStatus, String) {
+        let mut child = self.child.take().unwrap();
+        child.kill().expect("the child is ours to kill");
+        let status = child.wait().expect("the child can be waited for");
+        (status, self.log())
+    }
+
+    /// Waits for the first line on stdout, which says where it listens.
+    async fn ready(mut self) -> (Child, SocketAddr, Log) {
+        let first_line = tokio::time::timeout(DEADLINE, &mut self.first_line_rx).await;
+        let address = match &first_line {
+            Ok(Ok(Some(Ok(line)))) => line
+                .strip_prefix("listening on http://")
+                .and_then(|rest| rest.parse().ok()),
+            _ => None,
+        };
+        let Some(address) = address else {
+            let (status, log) = self.kill9();
+            panic!(
+                "the server is not ready ({status}); first line on stdout: {first_line:?}; log:\n{log}"
+            );
+        };
+        (
+            self.child.take().unwrap(),
+            address,
+            Arc::clone(&self.stderr),
+        )
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _already_gone = child.kill();
+            let _already_waited_for = child.wait();
+        }
+    }
 }
 
 /// The binary under test, without settings from the environment of whoever runs the tests.
-fn echopay() -> Command {
+pub(crate) fn echopay() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_echopay"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHOPAY_") {

@@ -60,6 +60,16 @@ impl Closed {
     }
 }
 
+/// All that came over a connection until it ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) updates: Vec<Update>,
+    /// The last position that was told with a keep-alive.
+    pub(crate) position: Option<u64>,
+    /// The close frame, if one came.
+    pub(crate) closed: Option<Closed>,
+}
+
 /// A connection to `/ws/transactions`.
 #[derive(Debug)]
 pub(crate) struct WsClient {
@@ -152,15 +162,26 @@ impl WsClient {
 
     /// Reads until the connection ends; gives the updates before that and the close frame, if one came.
     pub(crate) async fn hear_end(&mut self) -> (Vec<Update>, Option<Closed>) {
-        let mut updates = Vec::new();
-        let mut closed = None;
+        let heard = self.hear_all().await;
+        assert_eq!(heard.position, None, "nobody asked for positions");
+        (heard.updates, heard.closed)
+    }
+
+    /// Reads until the connection ends, however it does.
+    pub(crate) async fn hear_all(&mut self) -> Heard {
+        let mut heard = Heard::default();
         while let Some(Ok(message)) = self.hear_raw().await {
             match message {
                 Message::Text(text) => {
-                    updates.push(Update::from(&serde_json::from_str::<Value>(&text).unwrap()));
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    if message["type"] == "position" {
+                        heard.position = message["sequence"].as_u64();
+                    } else {
+                        heard.updates.push(Update::from(&message));
+                    }
                 }
                 Message::Close(frame) => {
-                    closed = frame.map(|frame| Closed {
+                    heard.closed = frame.map(|frame| Closed {
                         code: frame.code.into(),
                         reason: frame.reason.as_str().to_owned(),
                     });
@@ -168,7 +189,7 @@ impl WsClient {
                 _ => {}
             }
         }
-        (updates, closed)
+        heard
     }
 }
 

@@ -1,0 +1,449 @@
+//! `--kafka-delivery exactly-once`: a `read_committed` consumer sees every event once and in order, whoever dies and
+//! whatever the network still delivers afterwards. (librdkafka's consumers, and so [`read_all`], are `read_committed`.)
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test"
+)]
+
+use crate::kafka::{assert_in_order, assert_transfers, load, published};
+use crate::kafka_pipeline::{
+    PATIENCE, World, assert_whole, config, wait_for, wait_for_published, wait_for_stopped,
+};
+use crate::support::kafka::ALL_TYPES;
+use crate::support::kafka::{Broker, Record, read_all, read_until};
+use crate::support::proxy::{Proxy, Way};
+use crate::support::server::{Client, DEADLINE, TestServer, wait_until};
+use echopay::pipeline::{self, Delivery, PipelineState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+
+fn exactly_once(brokers: &str, topic: &str) -> pipeline::Config {
+    pipeline::Config {
+        delivery: Delivery::ExactlyOnce,
+        ..config(brokers, topic)
+    }
+}
+
+/// As [`exactly_once`], with transactions that the brokers give up after 4 s and not after 15.
+fn impatient(brokers: &str, topic: &str) -> pipeline::Config {
+    let short = [
+        ("transaction.timeout.ms", "4000"),
+        ("message.timeout.ms", "3000"),
+        ("socket.timeout.ms", "2000"),
+        ("request.timeout.ms", "2000"),
+    ];
+    pipeline::Config {
+        overrides: short.map(|(key, value)| (key.into(), value.into())).into(),
+        ..exactly_once(brokers, topic)
+    }
+}
+
+/// Waits until the server has published `count` more events than at the time of the call.
+async fn published_more(client: &Client, count: u64) {
+    let published = async || {
+        let marks = client.get("/api/v1/sequence").await.json();
+        marks["published"].as_u64().unwrap()
+    };
+    let before = published().await;
+    wait_until(DEADLINE, "events are published", async || {
+        published().await >= before + count
+    })
+    .await;
+}
+
+fn sequences(records: &[Record]) -> Vec<u64> {
+    let mut sequences: Vec<u64> = records.iter().map(Record::sequence).collect();
+    sequences.sort_unstable();
+    sequences
+}
+
+#[test]
+fn everything_is_committed_once_over_stops_and_starts() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("once");
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    world.transfer(300);
+    for _ in 0..3 {
+        let (handle, stopper) = world
+            .start(dir.path(), exactly_once(broker.addresses(), &topic))
+            .unwrap();
+        world.transfer(100);
+        wait_for_published(&handle, &world);
+        let expected = usize::try_from(world.journal.durable().get()).unwrap();
+        // A commit is answered before its markers stand in every partition.
+        read_until(broker.addresses(), &topic, "all is committed", |records| {
+            records.len() == expected
+        });
+        world.transfer(100);
+        assert!(stopper.stop(PATIENCE), "a stop commits what is durable");
+        let status = handle.status();
+        assert_eq!(status.acknowledged_total, status.published_total);
+        assert_eq!((status.repeated_total, status.failed_total), (0, 0));
+    }
+    let durable = world.journal.durable();
+    let count = usize::try_from(durable.get()).unwrap();
+    let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        records.len() == count
+    });
+    assert_whole(&records, durable);
+}
+
+#[test]
+fn a_change_between_the_deliveries_goes_on_where_the_other_stopped() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("change");
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    let (first, second) = (config, exactly_once);
+    for config in [first, second, first] {
+        world.transfer(100);
+        // By the tails alone, which lie among control records in one half of the cases.
+        let _none_at_first = std::fs::remove_file(echopay::pipeline::Cursor::path(dir.path()));
+        let (handle, stopper) = world
+            .start(dir.path(), config(broker.addresses(), &topic))
+            .unwrap();
+        wait_for_published(&handle, &world);
+        assert!(stopper.stop(PATIENCE));
+        assert_eq!(handle.status().published_total, 400);
+    }
+    assert_whole(
+        &read_all(broker.addresses(), &topic),
+        world.journal.durable(),
+    );
+}
+
+#[test]
+fn brokers_that_die_or_freeze_for_longer_than_a_transaction_may_take_cost_nothing() {
+    let Some(mut broker) = Broker::own() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("freeze");
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    let (handle, stopper) = world
+        .start(dir.path(), impatient(broker.addresses(), &topic))
+        .unwrap();
+    world.transfer(500);
+    wait_for_published(&handle, &world);
+    world.transfer(500);
+    broker.kill9();
+    world.transfer(500);
+    broker.restart();
+    wait_for_published(&handle, &world);
+
+    for _ in 0..2 {
+        world.transfer(200);
+        broker.pause();
+        world.transfer(200);
+        let failed = handle.status().failed_total;
+        wait_for("the transaction is given up here", &handle, || {
+            let status = handle.status();
+            status.failed_total > failed || status.state != PipelineState::Running
+        });
+        // And at the broker, which measures while it is frozen.
+        std::thread::sleep(Duration::from_secs(3));
+        broker.resume();
+        wait_for_published(&handle, &world);
+    }
+    assert!(stopper.stop(PATIENCE));
+    let durable = world.journal.durable();
+    let count = usize::try_from(durable.get()).unwrap();
+    let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        records.len() >= count
+    });
+    assert_whole(&records, durable);
+}
+
+#[test]
+fn of_two_processes_with_copies_of_one_journal_one_stops_and_the_other_goes_on() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("copies");
+    let (dir, copied) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let settings = || exactly_once(broker.addresses(), &topic);
+    {
+        let mut world = World::open(dir.path());
+        world.transfer(100);
+        let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+        wait_for_published(&handle, &world);
+        assert!(stopper.stop(PATIENCE));
+        world.journal.close().unwrap();
+    }
+    copy(dir.path(), copied.path());
+    let (mut world, mut copy) = (World::open(dir.path()), World::open(copied.path()));
+    let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+    let running = || handle.status().state == PipelineState::Running;
+    wait_for("the first one runs", &handle, running);
+    let (copys_handle, copys_stopper) = copy.start(copied.path(), settings()).unwrap();
+    let running = || copys_handle.status().state == PipelineState::Running;
+    wait_for("the copy runs", &copys_handle, running);
+
+    // The copy has fenced the first one. Who ships first from now on is the one.
+    world.transfer(50);
+    wait_for_published(&handle, &world);
+    copy.transfer(60);
+    let reason = wait_for_stopped(&copys_handle);
+    assert!(
+        reason.contains("another process ships this journal"),
+        "{reason}"
+    );
+    copy.transfer(1);
+    world.transfer(50);
+    wait_for_published(&handle, &world);
+    assert!(stopper.stop(PATIENCE));
+    assert!(
+        !copys_stopper.stop(PATIENCE),
+        "its events stay in its journal"
+    );
+    let durable = world.journal.durable();
+    let count = usize::try_from(durable.get()).unwrap();
+    let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        records.len() >= count
+    });
+    assert_whole(&records, durable);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_record_that_the_brokers_refuse_is_set_aside_and_its_transaction_is_sent_again() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("refused");
+    broker.create_topic(&topic, 6, &[("max.message.bytes", "1500")]);
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    world.transfer(20);
+    let note = format!(r#"{{"note":"{}"}}"#, "x".repeat(1_800));
+    world.transfer_with(1, Some(&note));
+    world.transfer(20);
+    // First by our own bound, which takes no broker; then by the broker, which fails the whole transaction.
+    let blind = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let blind = vec![
+        blind("message.max.bytes", "1000000"),
+        blind("compression.type", "none"),
+    ];
+    let mut expected: Vec<u64> = (1..=164).filter(|s| ![81, 82].contains(s)).collect();
+    for overrides in [Vec::new(), blind] {
+        let settings = pipeline::Config {
+            overrides,
+            ..exactly_once(broker.addresses(), &topic)
+        };
+        let (handle, stopper) = world.start(dir.path(), settings).unwrap();
+        wait_for_published(&handle, &world);
+        assert!(stopper.stop(PATIENCE));
+        assert_eq!(handle.status().quarantined_total, 2);
+        let count = expected.len();
+        let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+            records.len() >= count
+        });
+        assert_eq!(sequences(&records), expected, "once each, but for the two");
+        world.transfer_with(1, Some(&note));
+        world.transfer(20);
+        // The next 84: created and completed of the first transfer carry the note.
+        expected.extend((165..=248).filter(|s| ![165, 166].contains(s)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_reader_sees_each_event_once_over_ten_kills_of_the_server_and_two_of_the_broker()
+ {
+    let Some(mut broker) = block_in_place(Broker::own) else {
+        return;
+    };
+    let topic = Broker::fresh_topic("kills");
+    let addresses = broker.addresses().to_owned();
+    let flags = [
+        "--kafka-brokers",
+        &addresses,
+        "--kafka-topic",
+        &topic,
+        "--kafka-delivery",
+        "exactly-once",
+        "--kafka-event-types",
+        ALL_TYPES,
+    ];
+    let mut server = TestServer::start_with(&flags).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..10 {
+        let done = AtomicU64::new(0);
+        let client = server.client();
+        let killing = async {
+            wait_until(DEADLINE, "the load is under way", async || {
+                done.load(Ordering::Relaxed) >= 50
+            })
+            .await;
+            // Every fifth kill finds the pipeline at its start, the others in the middle of its transactions.
+            if round % 5 > 0 {
+                published_more(&client, 300 + 97 * round).await;
+            }
+            if round % 5 == 3 {
+                block_in_place(|| broker.kill9());
+            }
+            block_in_place(|| server.kill9());
+        };
+        let (mut answered, ()) = tokio::join!(load(&client, u64::MAX, &done), killing);
+        acknowledged.append(&mut answered);
+        if round % 5 == 3 {
+            block_in_place(|| broker.restart());
+        }
+        server.restart().await;
+    }
+    let last = published(&server).await;
+    let count = usize::try_from(last).unwrap();
+    let records = block_in_place(|| {
+        read_until(&addresses, &topic, "all is committed", |records| {
+            records.len() >= count
+        })
+    });
+    assert_in_order(&records);
+    assert_transfers(&records, &acknowledged);
+    assert!(
+        sequences(&records).into_iter().eq(1..=last),
+        "{} of {last} events",
+        records.len()
+    );
+}
+
+/// What the network delivers after the successor of a dead process has looked.
+struct Zombie {
+    records: Vec<Record>,
+    last: u64,
+    held_bytes: u64,
+}
+
+/// A process under load; its bytes are held back; it is killed; its successor ships everything; then the held bytes
+/// arrive, and the successor goes on.
+async fn zombie(delivery: &str) -> Option<Zombie> {
+    let (broker, proxy) = block_in_place(Proxy::before_a_broker)?;
+    let topic = Broker::fresh_topic("zombie");
+    let brokers = proxy.address();
+    // A long window: most of a transaction's time goes to its records, not to its beginning and end.
+    let flags = [
+        "--kafka-brokers",
+        &brokers,
+        "--kafka-topic",
+        &topic,
+        "--kafka-delivery",
+        delivery,
+        "--batch-window",
+        "200",
+        "--kafka-event-types",
+        ALL_TYPES,
+    ];
+    let mut server = TestServer::start_with(&flags).await;
+    let done = AtomicU64::new(0);
+    let client = server.client();
+    let killing = async {
+        published_more(&client, 2_000).await;
+        // It moves with a commit, and the next transaction begins small: until its records flow.
+        let flowed = proxy.forwarded(Way::ToBroker) + 20_000;
+        wait_until(DEADLINE, "records flow", async || {
+            proxy.forwarded(Way::ToBroker) >= flowed
+        })
+        .await;
+        proxy.hold(Way::ToBroker);
+        let more = done.load(Ordering::Relaxed) + 300;
+        wait_until(DEADLINE, "the load goes on", async || {
+            done.load(Ordering::Relaxed) >= more
+        })
+        .await;
+        block_in_place(|| server.kill9());
+    };
+    tokio::join!(load(&client, u64::MAX, &done), killing);
+    let held_bytes = proxy.held(Way::ToBroker);
+    proxy.let_new_pass();
+    server.restart().await;
+    published(&server).await;
+    proxy.pass();
+    wait_until(DEADLINE, "the last words arrive", async || {
+        proxy.held(Way::ToBroker) == 0
+    })
+    .await;
+    load(&server.client(), 100, &AtomicU64::new(0)).await;
+    let last = published(&server).await;
+    let count = usize::try_from(last).unwrap();
+    let records = block_in_place(|| {
+        read_until(broker.addresses(), &topic, "all is there", |records| {
+            records.len() >= count
+        })
+    });
+    Some(Zombie {
+        records,
+        last,
+        held_bytes,
+    })
+}
+
+/// The consumer's rule of the default delivery: in each partition, skip what is not above the last sequence seen.
+fn by_the_rule(records: Vec<Record>) -> Vec<Record> {
+    let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut kept = records;
+    kept.retain(|record| {
+        let last = newest.entry(record.partition).or_default();
+        let is_new = record.sequence() > *last;
+        *last = (*last).max(record.sequence());
+        is_new
+    });
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_bytes_of_a_dead_process_come_twice_by_default_and_the_consumers_rule_drops_them() {
+    let Some(zombie) = zombie("idempotent").await else {
+        return;
+    };
+    let distinct: BTreeSet<u64> = zombie.records.iter().map(Record::sequence).collect();
+    let repeats = zombie.records.len() - distinct.len();
+    // The documented limit. Should it vanish one day, the documents have to follow.
+    assert!(repeats > 0, "{} bytes were held", zombie.held_bytes);
+    assert!(
+        distinct.into_iter().eq(1..=zombie.last),
+        "nothing is missing"
+    );
+    let kept = by_the_rule(zombie.records);
+    assert_in_order(&kept);
+    assert!(sequences(&kept).into_iter().eq(1..=zombie.last));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_bytes_of_a_dead_process_never_show_when_delivered_exactly_once() {
+    // Beside its records, a process sends some dozens of bytes to begin and to end a transaction.
+    const WITH_RECORDS_BYTES: u64 = 1_000;
+    let mut with_records = 0;
+    for _ in 0..6 {
+        let Some(zombie) = zombie("exactly-once").await else {
+            return;
+        };
+        assert_in_order(&zombie.records);
+        assert!(sequences(&zombie.records).into_iter().eq(1..=zombie.last));
+        with_records += u32::from(zombie.held_bytes >= WITH_RECORDS_BYTES);
+        if with_records == 2 {
+            return;
+        }
+    }
+    panic!("no records were among the bytes held back");
+}
