@@ -93,6 +93,7 @@ impl AppError {
                 RecoveryError::NoRights { .. }
                 | RecoveryError::Io { .. }
                 | RecoveryError::NewerFormat { .. }
+                | RecoveryError::Unfinished { .. }
                 | RecoveryError::DevStore { .. }
                 | RecoveryError::SettingsMismatch { .. }
                 | RecoveryError::CurrencyChanged { .. },
@@ -246,7 +247,9 @@ impl Running {
             reader,
             ids,
             currencies,
-            upgrade: Box::new(move |request, caller| upgrades.upgrade(request, caller)),
+            upgrade: Box::new(move |request, caller| {
+                upgrades.upgrade(request, caller).map(http::Body::from)
+            }),
             render_metrics: probes.renderer(),
             readiness: probes.readiness(),
             config: config.http.clone(),

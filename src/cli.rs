@@ -218,7 +218,9 @@ pub struct Settings {
     /// Events after which a batch leaves before its window ends
     #[arg(long, value_name = "COUNT", help_heading = "Kafka")]
     pub batch_size: Option<u32>,
-    /// What to do when the brokers are another cluster, or the topic lost records: by default shipping stops until told
+    /// What to do when the brokers are another cluster, the topic lost records, or another copy of the journal went on
+    ///
+    /// By default shipping stops until told.
     #[arg(long, value_name = "WHAT", help_heading = "Kafka")]
     pub kafka_on_new_cluster: Option<NewCluster>,
     /// Also send the `CloudEvents` attributes as headers

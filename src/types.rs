@@ -320,6 +320,15 @@ impl TimestampMs {
         self.0
     }
 
+    /// The time that [`TimestampMs`] writes as `text`, in any spelling of RFC 3339; `None` for what is none, lies before
+    /// 1970 or beyond [`TimestampMs::MAX`], or is finer than a millisecond.
+    pub fn parse(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        let millis = u64::try_from(time.as_millisecond()).ok()?;
+        let is_whole = time.subsec_nanosecond() % 1_000_000 == 0;
+        (is_whole && millis <= Self::MAX.0).then_some(Self(millis))
+    }
+
     /// This time `millis` later.
     #[must_use]
     pub const fn plus(self, millis: u64) -> Self {
@@ -351,6 +360,22 @@ mod tests {
             TimestampMs::new(u64::MAX).to_string(),
             "9999-12-30T22:00:00.000Z"
         );
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else() {
+        for millis in [0, 1_795_387_017_045, TimestampMs::MAX.get()] {
+            let at = TimestampMs::new(millis);
+            assert_eq!(TimestampMs::parse(&at.to_string()), Some(at));
+        }
+        for text in [
+            "",
+            "1969-12-31T23:59:59.999Z",
+            "2026-11-22T22:36:57.0451Z",
+            "7",
+        ] {
+            assert_eq!(TimestampMs::parse(text), None, "{text}");
+        }
     }
 
     #[test]

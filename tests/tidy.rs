@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word, and the files (with their folder of submodules) or folders of `src/` where alone it may stand.
-const DOORS: [(&str, &[&str]); 16] = [
+const DOORS: [(&str, &[&str]); 17] = [
     ("sled::", &["journal/store.rs"]),
     ("bincode::", &["journal/codec.rs"]),
     ("rdkafka::", &["pipeline/producer.rs"]),
@@ -20,8 +20,15 @@ const DOORS: [(&str, &[&str]); 16] = [
     ("clap::", &["cli.rs"]),
     ("indicatif::", &["tools/progress.rs"]),
     ("toml::", &["config.rs", "auth/tokens.rs", "cli.rs"]),
-    ("hyper::", &["http/", "ws/upgrade.rs", "auth.rs"]),
-    ("hyper_util::", &["http/", "ws/upgrade.rs"]),
+    (
+        "hyper::",
+        &["http/", "ws/upgrade.rs", "auth.rs", "tools/backup.rs"],
+    ),
+    (
+        "hyper_util::",
+        &["http/", "ws/upgrade.rs", "tools/backup.rs"],
+    ),
+    ("zstd::", &["tools/files.rs"]),
     ("tokio_tungstenite::", &["ws/"]),
     ("SystemTime::now", &["clock.rs"]),
     ("Instant::now", &["clock.rs"]),

@@ -1,5 +1,6 @@
 //! Answers as bytes: written by hand into one buffer, as the hot path wants it.
 
+use super::backup::{BackupCut, BackupStream};
 use crate::event::{TimestampText, currency_code, write_sequence, write_uuid};
 use crate::ids::IdCipher;
 use crate::journal::{Body as EntryBody, EventDetail, EventKind};
@@ -8,12 +9,68 @@ use crate::money;
 use crate::types::{Currencies, Currency, MinorUnits, Status, TimestampMs};
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
+use std::convert::Infallible;
 use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// The body of every answer.
-pub type Body = Full<Bytes>;
+#[derive(Debug)]
+pub struct Body(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    /// Made in memory.
+    Whole(Full<Bytes>),
+    /// Read while it goes out.
+    Backup(Box<BackupStream>),
+}
+
+impl From<Full<Bytes>> for Body {
+    fn from(whole: Full<Bytes>) -> Self {
+        Self(Inner::Whole(whole))
+    }
+}
+
+impl From<BackupStream> for Body {
+    fn from(stream: BackupStream) -> Self {
+        Self(Inner::Backup(Box::new(stream)))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BackupCut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BackupCut>>> {
+        match &mut self.0 {
+            Inner::Whole(whole) => Pin::new(whole)
+                .poll_frame(cx)
+                .map_err(|never: Infallible| match never {}),
+            Inner::Backup(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Whole(whole) => whole.is_end_stream(),
+            Inner::Backup(stream) => stream.is_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Whole(whole) => whole.size_hint(),
+            Inner::Backup(_) => SizeHint::default(),
+        }
+    }
+}
 
 /// How the client wants its answer, by `Accept`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,7 +108,12 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 
 /// An answer of any type.
 pub(super) fn with_type(status: StatusCode, body: Vec<u8>, media: HeaderValue) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    with_body(status, Full::new(Bytes::from(body)).into(), media)
+}
+
+/// An answer of any type and body.
+pub(super) fn with_body(status: StatusCode, body: Body, media: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, media);
     response
@@ -59,7 +121,7 @@ pub(super) fn with_type(status: StatusCode, body: Vec<u8>, media: HeaderValue) -
 
 /// An answer without a body.
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::new()));
+    let mut response = Response::new(Full::new(Bytes::new()).into());
     *response.status_mut() = status;
     response
 }

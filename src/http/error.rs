@@ -100,6 +100,8 @@ pub(super) enum ErrorKind {
     QueryTooLarge { entries_max: u64 },
     #[error("archived: the journal starts at sequence {oldest}")]
     Archived { oldest: Sequence },
+    #[error("another backup is being taken, retry later")]
+    BackupRunning,
     #[error("an unexpected answer of the ledger")]
     Internal,
 }
@@ -149,6 +151,7 @@ impl ErrorKind {
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "QUERY_TIMEOUT"),
             Self::QueryTooLarge { .. } => (StatusCode::BAD_REQUEST, "QUERY_TOO_LARGE"),
             Self::Archived { .. } => (StatusCode::GONE, "ARCHIVED"),
+            Self::BackupRunning => (StatusCode::SERVICE_UNAVAILABLE, "BACKUP_RUNNING"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
         }
     }

@@ -3,6 +3,7 @@
 //! out is written by `answer` and `error`. No arithmetic on balances: the ledger decides, this tells.
 
 mod answer;
+mod backup;
 mod batch;
 #[doc(hidden)]
 pub mod bench;

@@ -24,6 +24,7 @@ pub(super) enum Resource<'p> {
     Redemptions,
     Events,
     Quarantine,
+    Backup,
     Sequence,
     ServiceMetrics,
     WebSocketInfo,
@@ -93,6 +94,7 @@ impl<'p> Resource<'p> {
             ("redemptions", None, None) => Some(Self::Redemptions),
             ("events", None, None) => Some(Self::Events),
             ("events", Some("quarantine"), None) => Some(Self::Quarantine),
+            ("backup", None, None) => Some(Self::Backup),
             ("sequence", None, None) => Some(Self::Sequence),
             ("metrics", Some("service"), None) => Some(Self::ServiceMetrics),
             ("ws", Some("info"), None) => Some(Self::WebSocketInfo),
@@ -121,6 +123,7 @@ impl<'p> Resource<'p> {
             Self::Redemptions => "/api/v1/redemptions",
             Self::Events => "/api/v1/events",
             Self::Quarantine => "/api/v1/events/quarantine",
+            Self::Backup => "/api/v1/backup",
             Self::Sequence => "/api/v1/sequence",
             Self::ServiceMetrics => "/api/v1/metrics/service",
             Self::WebSocketInfo => "/api/v1/ws/info",
@@ -148,6 +151,7 @@ impl<'p> Resource<'p> {
             | Self::WalletStats(_)
             | Self::Events
             | Self::Quarantine
+            | Self::Backup
             | Self::Sequence
             | Self::ServiceMetrics
             | Self::WebSocketInfo
@@ -160,7 +164,7 @@ impl<'p> Resource<'p> {
         match self {
             Self::Health | Self::Livez | Self::Readyz => None,
             Self::Issuances | Self::Redemptions => Some(Scope::Issue),
-            Self::Quarantine => Some(Scope::Admin),
+            Self::Quarantine | Self::Backup => Some(Scope::Admin),
             Self::Transactions
             | Self::Batch
             | Self::Wallets
@@ -219,6 +223,7 @@ mod tests {
             ("/api/v1/redemptions", Resource::Redemptions),
             ("/api/v1/events", Resource::Events),
             ("/api/v1/events/quarantine", Resource::Quarantine),
+            ("/api/v1/backup", Resource::Backup),
             ("/api/v1/sequence", Resource::Sequence),
             ("/api/v1/metrics/service", Resource::ServiceMetrics),
             ("/api/v1/ws/info", Resource::WebSocketInfo),

@@ -8,7 +8,7 @@ use super::error::{ApiError, ErrorKind};
 use super::parse::Rules;
 use super::query::Query;
 use super::router::{Resource, Verb};
-use super::{batch, events, issuances, status, transactions, wallets};
+use super::{backup, batch, events, issuances, status, transactions, wallets};
 use crate::auth::{Access, Caller, Scope};
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -28,7 +28,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Takes a request for `/ws/transactions` over and answers it (101, or why not). The caller is `None` where the first
 /// message has to bring the token.
@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) services: Services,
     pub(super) counters: ServiceCounters,
     batch_budget: BodyBudget,
+    /// Places for backups.
+    pub(super) backups: Arc<Semaphore>,
 }
 
 impl State {
@@ -107,6 +109,7 @@ impl State {
             services,
             counters: ServiceCounters::default(),
             batch_budget,
+            backups: Arc::new(Semaphore::new(backup::BACKUPS_MAX)),
         }
     }
 }
@@ -349,6 +352,7 @@ async fn dispatch(ask: &Ask<'_>, resource: Resource<'_>, body: &Bytes) -> Answer
         Resource::Redemptions => issuances::redeem(ask, body).await,
         Resource::Events => events::list(ask).await,
         Resource::Quarantine => Ok(status::quarantine(ask)),
+        Resource::Backup => backup::stream(ask),
         Resource::Sequence => Ok(status::sequence(ask)),
         Resource::ServiceMetrics => Ok(status::service_metrics(ask)),
         Resource::WebSocketInfo => Ok(status::websocket_info(ask)),

@@ -330,6 +330,44 @@ impl Encoder {
     }
 }
 
+/// The page of `entries` under a header that is known, as it was written once. Gapless from the header's `first` to its
+/// `last`.
+pub(crate) fn encode_page(
+    header: &PageHeader,
+    cipher: &IdCipher,
+    entries: &[Entry],
+) -> Result<Vec<u8>, EncodeError> {
+    let mut page = vec![0; HEADER_BYTES];
+    let mut due = header.first;
+    for entry in entries {
+        if entry.first != due {
+            return Err(EncodeError::Gap {
+                expected: due,
+                found: entry.first,
+            });
+        }
+        due = entry.last().next();
+        write_entry(&mut page, cipher, entry).map_err(|what| EncodeError::Entry {
+            at: entry.first,
+            what,
+        })?;
+    }
+    let wrong = |what| EncodeError::Entry {
+        at: header.first,
+        what,
+    };
+    if due != header.last.next() || usize::from(header.entries) != entries.len() {
+        return Err(wrong(
+            "the page's last sequence or number of entries differs",
+        ));
+    }
+    if header.seal(&mut page) {
+        Ok(page)
+    } else {
+        Err(wrong("a page above its bound"))
+    }
+}
+
 fn write_entry(out: &mut Vec<u8>, cipher: &IdCipher, entry: &Entry) -> Result<(), &'static str> {
     let entry_at = out.len();
     let (from, to) = entry.body.legs();

@@ -204,6 +204,20 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::InsufficientFunds,
+        Self::WalletFrozen,
+        Self::BalanceOverflow,
+        Self::Voided,
+        Self::Expired,
+    ];
+
+    /// The reason that a code on the wire names.
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// The code on the wire.
     pub const fn code(self) -> &'static str {
         match self {

@@ -71,6 +71,12 @@ pub enum RecoveryError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// A restore or an import into the folder did not come to its end.
+    #[error("{} holds a restore or an import that did not end; run it again", folder.display())]
+    Unfinished {
+        /// The data folder.
+        folder: PathBuf,
+    },
     /// The store's fixed facts do not fit this program or each other.
     #[error("{} does not fit: {what}", path.display())]
     SettingsMismatch {

@@ -4,12 +4,17 @@
 use super::codec::{Encoder, Entries};
 use super::page::{NO_PAGE, Page};
 use super::settings::Base;
-use super::testing::{ID_KEY, TIME, cipher, every_kind, identity, transfers};
-use super::{Entry, Settings, Witness};
+use super::testing::{ID_KEY, TIME, cipher, every_kind, golden_journal, identity, transfers};
+use super::{
+    BackupError, BackupParser, Config, Entry, JournalIdentity, Lineage, Piece, Rebuild, Settings,
+    Witness,
+};
+use crate::clock::{SharedClock, SystemClock};
 use crate::types::{Currencies, Sequence};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 fn path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "v1", name]
@@ -57,6 +62,26 @@ fn base() -> Base {
         bytes_before: 123_456_789,
         currencies: Currencies::default(),
     }
+}
+
+fn lineage() -> Lineage {
+    let first = JournalIdentity {
+        epoch: 1,
+        ..identity()
+    };
+    let lineage = Lineage::from(first);
+    lineage.raised_to(3, Sequence::new(4_000)).unwrap()
+}
+
+fn backup() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = golden_journal(folder.path());
+    let mut source = journal.reader().backup().unwrap();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = source.next_chunk().unwrap() {
+        bytes.extend(chunk);
+    }
+    bytes
 }
 
 fn witness() -> Witness {
@@ -141,6 +166,44 @@ fn witnesses_of_version_1_are_read_and_written_the_same() {
 }
 
 #[test]
+fn lineages_of_version_1_are_read_and_written_the_same() {
+    let read = Lineage::read(&path("lineage"), identity()).unwrap();
+    assert_eq!(read, lineage());
+    assert_same_bytes("lineage", &lineage().to_bytes());
+}
+
+#[test]
+fn backups_of_version_1_are_read_and_written_the_same() {
+    assert_same_bytes("backup", &backup());
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::new(folder.path());
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let mut parser = BackupParser::default();
+    let mut rebuild = None;
+    parser
+        .feed::<BackupError>(&golden("backup"), &mut |piece| {
+            match (piece, &mut rebuild) {
+                (
+                    Piece::Begin {
+                        settings, lineage, ..
+                    },
+                    rebuild,
+                ) => {
+                    let begun = Rebuild::begin(&config, *settings, &lineage, &clock);
+                    *rebuild = Some(begun.unwrap());
+                }
+                (Piece::Page(page), Some(rebuild)) => rebuild.push(page).unwrap(),
+                (Piece::Page(_), None) => panic!("a page before the beginning"),
+            }
+            Ok(())
+        })
+        .unwrap();
+    let rebuild = rebuild.unwrap();
+    parser.finish(&rebuild.checked().unwrap()).unwrap();
+    assert_eq!(rebuild.finish().unwrap().entries, 40);
+}
+
+#[test]
 fn ids_of_version_1_are_made_the_same() {
     assert_eq!(ids(), String::from_utf8(golden("ids.txt")).unwrap());
 }
@@ -154,6 +217,8 @@ fn make_missing_golden_files() {
         ("settings".to_owned(), settings().to_bytes()),
         ("base".to_owned(), base().to_bytes()),
         ("stop".to_owned(), witness().to_bytes()),
+        ("lineage".to_owned(), lineage().to_bytes()),
+        ("backup".to_owned(), backup()),
         ("ids.txt".to_owned(), ids().into_bytes()),
     ];
     files.extend(

@@ -3,38 +3,50 @@
 //! `writer` is the one appending end; it encodes a group (`codec` into `page`s), writes and syncs it (`store`), moves
 //! the durable watermark and feeds the followers (`feed`). `reader` reads on from a sequence. `volume` cuts the journal
 //! into stores and hands over between them. `recovery` makes a valid journal of a data folder, with `unclean` and `raw`
-//! for what the store may have lost and `walk` to check every page; `settings` and `witness` are the small records
-//! beside it (`record`). Invariants: I1 (published ≤ durable ≤ appended) and I2 (nobody hears of more than durable).
+//! for what the store may have lost and `walk` to check every page; `settings`, `lineage` and `witness` are the small
+//! records beside it (`record`). `copy` reads pages as they are, `backup` carries them, `rebuild` makes a data folder of
+//! them. Invariants: I1 (published ≤ durable ≤ appended) and I2 (nobody hears of more than durable).
 //! `docs/FORMAT.md` draws the bytes.
 
+mod backup;
 #[doc(hidden)]
 pub mod bench;
 mod codec;
 pub mod config;
+mod copy;
 pub mod entry;
 mod error;
 mod feed;
+mod lineage;
 mod page;
 mod raw;
 mod reader;
+mod rebuild;
 mod record;
 mod recovery;
 mod settings;
 mod shared;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unclean;
 mod volume;
 mod walk;
 mod witness;
 mod writer;
 
+pub use backup::{BackupError, BackupParser, BackupSource, Piece};
 pub use config::Config;
-pub use entry::{Body, Entry, Event, EventDetail, EventKind};
+pub use copy::{PageCopy, PagePlace, WholePage};
+pub use entry::{
+    Amendment, BatchPlace, Body, ChainLink, Entry, Event, EventDetail, EventKind, FailureReason,
+    HoldPlaced, Idempotency, Leg, Movement, RefusedMovement, Scored, VoidedHold, WalletOpened,
+};
 pub use error::{ReadError, RecoveryError, StoreError};
 pub use feed::{Batch, Follower, FollowerWaker};
+pub use lineage::{EpochStart, Lineage};
 pub use reader::{Inspector, JournalReader, Place};
+pub use rebuild::{PageCheck, Rebuild, RebuildError, Rebuilt};
 pub use writer::Journal;
 
 use crate::types::{Currencies, Sequence};
@@ -59,6 +71,17 @@ impl JournalIdentity {
     /// Whether what carries `other` belongs to this history: the same journal, in this epoch or an earlier one.
     pub(crate) fn includes(self, other: Self) -> bool {
         self.journal_id == other.journal_id && other.epoch <= self.epoch
+    }
+}
+
+impl JournalIdentity {
+    /// What [`JournalIdentity`] writes as `text`; `None` for what is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (journal_id, epoch) = text.split_once('/')?;
+        Some(Self {
+            journal_id: Uuid::try_parse(journal_id).ok()?,
+            epoch: epoch.parse().ok()?,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use super::store::StoredPage;
 use super::volume::VolumeStart;
 use super::walk::{WalkError, Walker};
-use super::{Entry, JournalIdentity, ReadError, Verified, Witness};
+use super::{Entry, JournalIdentity, Lineage, ReadError, Settings, Verified, Witness};
 use crate::types::Sequence;
 use crate::watermark::Watermark;
 use std::ops::ControlFlow;
@@ -169,6 +169,16 @@ impl JournalReader {
     /// Which journal.
     pub fn identity(&self) -> JournalIdentity {
         self.shared.settings.identity
+    }
+
+    /// The store's fixed facts; the key of the ids among them.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// The epochs that the journal went through.
+    pub fn lineage(&self) -> &Lineage {
+        &self.shared.lineage
     }
 
     /// The durable watermark.

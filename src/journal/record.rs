@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Settings = 1,
     Base = 2,
     Stop = 3,
+    Lineage = 4,
+    BackupEnd = 5,
 }
 
 /// Why bytes are no record.
@@ -87,11 +89,21 @@ pub(crate) fn read<T>(
     file.take(RECORD_BYTES_MAX)
         .read_to_end(&mut bytes)
         .map_err(RecoveryError::io("read", path))?;
+    parse_framed(kind, path, &bytes, parse).map(Some)
+}
+
+/// The value of the framed record `bytes`, which came from `path`.
+pub(crate) fn parse_framed<T>(
+    kind: Kind,
+    path: &Path,
+    bytes: &[u8],
+    parse: impl FnOnce(&mut Fields<'_>) -> Result<T, &'static str>,
+) -> Result<T, RecoveryError> {
     let corrupt = |reason| RecoveryError::CorruptRecord {
         path: path.into(),
         reason,
     };
-    let body = unframe(kind, &bytes).map_err(|error| match error {
+    let body = unframe(kind, bytes).map_err(|error| match error {
         RecordError::Damaged(reason) => corrupt(reason),
         RecordError::NewerFormat(found) => RecoveryError::NewerFormat {
             path: path.into(),
@@ -102,7 +114,7 @@ pub(crate) fn read<T>(
     let mut fields = Fields(body);
     let value = parse(&mut fields).map_err(corrupt)?;
     if fields.0.is_empty() {
-        Ok(Some(value))
+        Ok(value)
     } else {
         Err(corrupt("longer than its fields"))
     }

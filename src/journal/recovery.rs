@@ -10,7 +10,9 @@ use super::store::{Opener, Purpose, Store, StoreFault, has_snapshot};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
 use super::walk::{End, Walk, WalkError, length_of, walk};
-use super::{Config, JournalIdentity, OpenOptions, RecoveryError, Settings, Witness, record};
+use super::{
+    Config, JournalIdentity, Lineage, OpenOptions, RecoveryError, Settings, Witness, record,
+};
 use crate::clock::SharedClock;
 use crate::types::Sequence;
 use std::fs::{self, File, TryLockError};
@@ -28,6 +30,7 @@ pub(super) struct Recovered {
     pub(super) lock: File,
     pub(super) layout: Layout,
     pub(super) settings: Settings,
+    pub(super) lineage: Lineage,
     /// Oldest first; the last is the active one.
     pub(super) starts: Vec<VolumeStart>,
     pub(super) active: NumberedStore,
@@ -67,6 +70,7 @@ pub(super) fn recover(
         Some(settings) => adopt(&layout, settings, &options)?,
         None => create(&layout, options, clock, opener, &known)?,
     };
+    let lineage = Lineage::read(&layout.lineage(), settings.identity)?;
     let youngest = youngest_witness(settings.identity, &known)?;
     let recovery = Recovery {
         layout: &layout,
@@ -78,10 +82,20 @@ pub(super) fn recover(
     };
     let facts = Recovered::facts(&settings);
     let found = recovery.run(&facts)?;
-    remove_stop(&layout)?;
+    if found.end.durable < lineage.fork() {
+        return Err(RecoveryError::LostTail {
+            volume: found.active.0,
+            path: layout.data_file(found.active.0),
+            found: found.end.durable,
+            reason: format!("but its epoch began behind sequence {}", lineage.fork()).into(),
+        });
+    }
+    remove(&layout, &layout.unfinished())?;
+    remove(&layout, &layout.stop())?;
     Ok(Recovered {
         lock,
         settings,
+        lineage,
         starts: found.starts,
         active: found.active,
         ahead: found.ahead,
@@ -93,7 +107,7 @@ pub(super) fn recover(
     })
 }
 
-fn lock(layout: &Layout) -> Result<File, RecoveryError> {
+pub(super) fn lock(layout: &Layout) -> Result<File, RecoveryError> {
     let path = layout.lock();
     let mut file = File::options()
         .create(true)
@@ -134,6 +148,11 @@ fn create(
     let missing = || RecoveryError::SettingsMissing {
         path: layout.settings(),
     };
+    if layout.unfinished().exists() {
+        return Err(RecoveryError::Unfinished {
+            folder: layout.data_dir.clone(),
+        });
+    }
     if !known.is_empty() {
         return Err(missing());
     }
@@ -187,6 +206,11 @@ pub(super) fn existing(
     if let Some(settings) = Settings::read(&layout.settings())? {
         return Ok(Some(settings));
     }
+    if layout.unfinished().exists() {
+        return Err(RecoveryError::Unfinished {
+            folder: layout.data_dir.clone(),
+        });
+    }
     let volumes = layout.volumes();
     let is_missing = !known.is_empty()
         || Witness::read(&layout.stop())?.is_some()
@@ -228,22 +252,6 @@ fn adopt(
     Ok(settings)
 }
 
-/// Raises the epoch of the journal in `data_dir`: what follows is another history than the one that went on from the
-/// same pages elsewhere. For a restore from a backup, before the first start.
-pub(super) fn raise_epoch(data_dir: &Path) -> Result<JournalIdentity, RecoveryError> {
-    let layout = Layout {
-        data_dir: data_dir.into(),
-    };
-    let path = layout.settings();
-    let _lock = lock(&layout)?;
-    let Some(mut settings) = Settings::read(&path)? else {
-        return Err(RecoveryError::SettingsMissing { path });
-    };
-    settings.identity.epoch = settings.identity.epoch.saturating_add(1);
-    record::replace(&path, &settings.to_bytes())?;
-    Ok(settings.identity)
-}
-
 /// The witness with the highest sequence. Those of older epochs say nothing about this one.
 fn youngest_witness(
     journal: JournalIdentity,
@@ -266,12 +274,11 @@ fn youngest_witness(
     Ok(youngest)
 }
 
-fn remove_stop(layout: &Layout) -> Result<(), RecoveryError> {
-    let path = layout.stop();
-    match fs::remove_file(&path) {
+fn remove(layout: &Layout, path: &Path) -> Result<(), RecoveryError> {
+    match fs::remove_file(path) {
         Ok(()) => record::sync_folder(&layout.data_dir),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(RecoveryError::io("remove", &path)(error)),
+        Err(error) => Err(RecoveryError::io("remove", path)(error)),
     }
 }
 

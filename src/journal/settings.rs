@@ -37,9 +37,21 @@ impl Settings {
 
     /// The settings in `path`, with the page and segment sizes compared to this program's; `None` without a file.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, RecoveryError> {
-        let Some((settings, sizes)) = record::read(Kind::Settings, path, Self::parse)? else {
-            return Ok(None);
-        };
+        record::read(Kind::Settings, path, Self::parse)?
+            .map(|read| Self::check_sizes(path, read))
+            .transpose()
+    }
+
+    /// The same from `bytes` that came from `path`.
+    pub(crate) fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, RecoveryError> {
+        let read = record::parse_framed(Kind::Settings, path, bytes, Self::parse)?;
+        Self::check_sizes(path, read)
+    }
+
+    fn check_sizes(
+        path: &Path,
+        (settings, sizes): (Self, [u32; 2]),
+    ) -> Result<Self, RecoveryError> {
         let own = [PAGE_BYTES_MAX, SEGMENT_BYTES].map(|size| u32::try_from(size).ok());
         if sizes.map(Some) != own {
             let what = format!("page and segment of {sizes:?} bytes where {own:?} are used");
@@ -48,7 +60,7 @@ impl Settings {
                 what: what.into(),
             });
         }
-        Ok(Some(settings))
+        Ok(settings)
     }
 
     fn parse(fields: &mut Fields<'_>) -> Result<(Self, [u32; 2]), &'static str> {

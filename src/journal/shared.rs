@@ -1,7 +1,7 @@
 //! What the writing end and all reading ends of one open journal have in common.
 
 use super::volume::Volumes;
-use super::{Settings, Witness};
+use super::{Lineage, Settings, Witness};
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
 use crate::watermark::Watermark;
@@ -15,6 +15,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
+    pub(super) lineage: Lineage,
     pub(super) cipher: IdCipher,
     pub(super) volumes: Arc<Volumes>,
     pub(super) durable: Watermark,

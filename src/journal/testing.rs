@@ -6,7 +6,7 @@ use super::entry::{
 };
 use super::store::{Opener, SledOpener};
 use super::{Body, Config, Entry, Journal, JournalIdentity, OpenOptions, RecoveryError};
-use crate::clock::SystemClock;
+use crate::clock::{ManualClock, SystemClock};
 use crate::ids::IdCipher;
 use crate::tasks::Supervisor;
 use crate::types::{
@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-pub(super) const ID_KEY: [u8; 16] = *b"0123456789abcdef";
+pub(crate) const ID_KEY: [u8; 16] = *b"0123456789abcdef";
 pub(super) const TIME: TimestampMs = TimestampMs::new(1_700_000_000_123);
 
 pub(super) fn identity() -> JournalIdentity {
@@ -28,7 +28,7 @@ pub(super) fn identity() -> JournalIdentity {
     }
 }
 
-pub(super) fn cipher() -> IdCipher {
+pub(crate) fn cipher() -> IdCipher {
     IdCipher::new(&ID_KEY)
 }
 
@@ -184,7 +184,7 @@ fn sample_bodies(cipher: &IdCipher) -> Vec<MakeBody<'_>> {
 }
 
 /// One entry of every kind, with every optional part somewhere: the golden group.
-pub(super) fn every_kind(cipher: &IdCipher) -> Vec<Entry> {
+pub(crate) fn every_kind(cipher: &IdCipher) -> Vec<Entry> {
     let mut first = Sequence::ORIGIN.next();
     (0_u32..)
         .zip(sample_bodies(cipher))
@@ -347,7 +347,7 @@ fn any_body() -> BoxedStrategy<Body> {
 }
 
 /// A gapless group of up to `entries_max` entries behind any sequence.
-pub(super) fn any_group(entries_max: usize) -> impl Strategy<Value = Vec<Entry>> {
+pub(crate) fn any_group(entries_max: usize) -> impl Strategy<Value = Vec<Entry>> {
     let entry = (
         any_body(),
         any::<u64>(),
@@ -403,14 +403,14 @@ pub(super) fn options() -> OpenOptions {
 }
 
 /// A journal in `folder` with volumes of 16 pages.
-pub(super) fn small(folder: &Path) -> Config {
+pub(crate) fn small(folder: &Path) -> Config {
     Config {
         volume_pages_max: 16,
         ..Config::new(folder)
     }
 }
 
-pub(super) fn open(config: &Config) -> Journal {
+pub(crate) fn open(config: &Config) -> Journal {
     try_open(config, &options()).unwrap()
 }
 
@@ -432,9 +432,20 @@ pub(super) fn open_with(
     )
 }
 
+/// A journal whose bytes are the same each time: an entry of every kind, then a group of two pages.
+pub(crate) fn golden_journal(folder: &Path) -> Journal {
+    let clock = Arc::new(ManualClock::new(TIME, 7));
+    let supervisor = Supervisor::new();
+    let mut journal = Journal::open(&Config::new(folder), options(), clock, &supervisor).unwrap();
+    let cipher = IdCipher::new(&journal.settings().id_key);
+    journal.commit(every_kind(&cipher)).unwrap();
+    commit(&mut journal, 30);
+    journal
+}
+
 /// Commits `count` transfers as one group.
 #[track_caller]
-pub(super) fn commit(journal: &mut Journal, count: usize) -> Sequence {
+pub(crate) fn commit(journal: &mut Journal, count: usize) -> Sequence {
     let cipher = IdCipher::new(&journal.settings().id_key);
     let entries = transfers(&cipher, journal.durable(), count);
     journal.commit(entries).unwrap().last()

@@ -40,6 +40,15 @@ impl Layout {
         self.data_dir.join("settings")
     }
 
+    pub(crate) fn lineage(&self) -> PathBuf {
+        self.data_dir.join("lineage")
+    }
+
+    /// There while pages are put into a folder that shall become a journal.
+    pub(crate) fn unfinished(&self) -> PathBuf {
+        self.data_dir.join("unfinished")
+    }
+
     pub(crate) fn stop(&self) -> PathBuf {
         self.data_dir.join("stop")
     }

@@ -54,6 +54,7 @@ pub(super) fn walk(
 }
 
 /// Checks the pages of one volume as they are handed to it, in order.
+#[derive(Debug)]
 pub(super) struct Walker {
     identity: JournalIdentity,
     walk: Walk,
@@ -136,10 +137,16 @@ impl Walker {
     fn step<'p>(&mut self, stored: &'p StoredPage) -> Result<Page<'p>, String> {
         let page =
             Page::parse_of(self.identity, &stored.bytes).map_err(|error| error.to_string())?;
-        let header = &page.header;
-        if header.first != stored.key {
-            return Err(format!("holds the page of sequence {}", header.first));
+        if page.header.first != stored.key {
+            return Err(format!("holds the page of sequence {}", page.header.first));
         }
+        self.check(&page)?;
+        Ok(page)
+    }
+
+    /// Checks the page that comes next, wherever it comes from.
+    pub(super) fn check(&mut self, page: &Page<'_>) -> Result<(), String> {
+        let header = &page.header;
         if self.walk.start.is_none() {
             self.walk.start = Some((header.first, header.previous_hash));
             self.at = End {
@@ -169,8 +176,8 @@ impl Walker {
             durable: header.last,
             hash: page.hash(),
         };
-        self.group_bytes = self.group_bytes.saturating_add(length_of(&stored.bytes));
-        self.walk.partial.push(stored.key);
+        self.group_bytes = self.group_bytes.saturating_add(length_of(page.bytes()));
+        self.walk.partial.push(header.first);
         let next = header.index.saturating_add(1);
         if next == header.count {
             self.group = None;
@@ -184,7 +191,7 @@ impl Walker {
         } else {
             self.group = Some((header.group, next, header.count));
         }
-        Ok(page)
+        Ok(())
     }
 }
 

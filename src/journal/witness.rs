@@ -1,6 +1,6 @@
 //! The clean-stop witness (`stop`): proof of where the journal stood when it was closed in order.
 
-use super::record::{self, Kind, put_identity};
+use super::record::{self, Fields, Kind, put_identity};
 use super::{RecoveryError, Witness};
 use std::path::Path;
 
@@ -16,14 +16,16 @@ impl Witness {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, RecoveryError> {
-        record::read(Kind::Stop, path, |fields| {
-            Ok(Self {
-                identity: fields.identity()?,
-                durable: fields.sequence()?,
-                head_hash: fields.array()?,
-                volume: fields.u64()?,
-                length_bytes: fields.u64()?,
-            })
+        record::read(Kind::Stop, path, Self::parse)
+    }
+
+    pub(crate) fn parse(fields: &mut Fields<'_>) -> Result<Self, &'static str> {
+        Ok(Self {
+            identity: fields.identity()?,
+            durable: fields.sequence()?,
+            head_hash: fields.array()?,
+            volume: fields.u64()?,
+            length_bytes: fields.u64()?,
         })
     }
 }

@@ -9,7 +9,7 @@ use super::store::{Opener, SledOpener, StoreFault};
 use super::volume::{VolumeWriter, Volumes};
 use super::{
     CommitTiming, Config, Entry, Follower, Group, JournalIdentity, JournalReader, OpenOptions,
-    RecoveryError, Settings, StoreError, Witness, record,
+    RecoveryError, Settings, StoreError, Witness, rebuild, record,
 };
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -17,7 +17,6 @@ use crate::tasks::Supervisor;
 use crate::types::Sequence;
 use crate::watermark::{WatermarkWriter, watermark};
 use parking_lot::Mutex;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -131,6 +130,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             cipher: IdCipher::new(&settings.id_key),
             settings,
+            lineage: recovered.lineage,
             volumes,
             durable: durable_mark,
             head: Mutex::new(head),
@@ -152,13 +152,17 @@ impl Journal {
         })
     }
 
-    /// Raises the epoch of the journal in `data_dir`, which must not be open. For a restore from a backup: the original
-    /// may have gone on from the same sequences, and nobody shall mistake the one's for the other's.
+    /// Raises the epoch of the journal in the data folder, which must not be open and must have been closed in order.
+    /// For a copy of a folder: the original may have gone on from the same sequences, and nobody shall mistake the
+    /// one's for the other's.
     ///
     /// # Errors
     /// [`RecoveryError`], also when there is no journal; nothing was changed then.
-    pub fn raise_epoch(data_dir: &Path) -> Result<JournalIdentity, RecoveryError> {
-        recovery::raise_epoch(data_dir)
+    pub fn raise_epoch(
+        config: &Config,
+        clock: &SharedClock,
+    ) -> Result<JournalIdentity, RecoveryError> {
+        rebuild::raise_epoch(config, clock, &SledOpener)
     }
 
     /// The store's fixed facts.

@@ -14,7 +14,9 @@ use super::producer::{Brokers, KafkaTrouble, Owner, TopicReader, owner};
 use crate::clock::SharedClock;
 use crate::event::EventEncoder;
 use crate::ids::IdCipher;
-use crate::journal::{Entry, Event, JournalIdentity, JournalReader, ReadError};
+use crate::journal::{
+    Entry, EpochStart, Event, JournalIdentity, JournalReader, Lineage, ReadError,
+};
 use crate::types::{Currencies, Sequence};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -256,17 +258,22 @@ pub fn audit_topic(
     let reader = sources.reader;
     let mut records = TopicReader::open(&brokers, partitions)?;
     let look_up = |sequence| reader.entry_covering(sequence).ok().flatten();
-    let encoder = EventEncoder::new(
-        reader.identity(),
-        sources.ids.clone(),
-        sources.currencies.clone(),
-    );
+    // Events from before a restore stand there as the epoch of then shipped them.
+    let lineage = reader.lineage();
+    let encoder_of = |row: &EpochStart| {
+        let identity = JournalIdentity {
+            epoch: row.epoch,
+            ..lineage.identity()
+        };
+        EventEncoder::new(identity, sources.ids.clone(), sources.currencies.clone())
+    };
+    let encoders = lineage.rows().iter().rev().map(encoder_of).collect();
     let mut audit = TopicAudit::new(
         config,
         partitions,
         Facts {
-            identity: reader.identity(),
-            encoder,
+            lineage,
+            encoders,
             look_up: &look_up,
         },
         &mut records,
@@ -290,8 +297,9 @@ pub fn audit_topic(
 
 /// What an audit needs of the journal.
 struct Facts<'a> {
-    identity: JournalIdentity,
-    encoder: EventEncoder,
+    lineage: &'a Lineage,
+    /// One for each epoch, the present one first; never empty.
+    encoders: Vec<EventEncoder>,
     look_up: &'a dyn Fn(Sequence) -> Option<Entry>,
 }
 
@@ -438,11 +446,7 @@ impl<'a> TopicAudit<'a> {
                 self.note_absent(partition, sequence);
                 return Ok(());
             }
-            let mut payload = std::mem::take(&mut self.payload);
-            payload.clear();
-            self.facts.encoder.encode(event, &mut payload);
-            let what = difference(&record, key.as_bytes(), &payload);
-            self.payload = payload;
+            let what = self.difference(&record, &key, event);
             self.end_absence(partition, false);
             if let Some(lane) = self.lanes.get_mut(partition) {
                 if lane.lost_beginning && lane.newest.is_origin() {
@@ -481,7 +485,7 @@ impl<'a> TopicAudit<'a> {
             return Ok(Some(peeked));
         }
         while let Some(record) = self.records.next(partition)? {
-            let owner = owner(&record.payload, self.facts.identity);
+            let owner = owner(&record.payload, self.facts.lineage);
             let Some(lane) = self.lanes.get_mut(partition) else {
                 return Ok(None);
             };
@@ -502,6 +506,24 @@ impl<'a> TopicAudit<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// In what the record differs from the event, made again by the epoch that shipped it.
+    fn difference(
+        &mut self,
+        record: &Record,
+        key: &str,
+        event: &Event<'_>,
+    ) -> Option<&'static str> {
+        if *record.key != *key.as_bytes() {
+            return Some("key");
+        }
+        let is_made_again = self.facts.encoders.iter_mut().any(|encoder| {
+            self.payload.clear();
+            encoder.encode(event, &mut self.payload);
+            *record.payload == *self.payload
+        });
+        (!is_made_again).then_some("payload")
     }
 
     /// A record that does not stand where its event is expected: a repeat, or too late, or it belongs elsewhere.
@@ -542,11 +564,7 @@ impl<'a> TopicAudit<'a> {
             return Known::Faulty;
         };
         let (key, belongs) = self.place_of(&event);
-        let mut payload = std::mem::take(&mut self.payload);
-        payload.clear();
-        self.facts.encoder.encode(&event, &mut payload);
-        let what = difference(record, key.as_bytes(), &payload);
-        self.payload = payload;
+        let what = self.difference(record, &key, &event);
         if let Some(what) = what {
             (self.tell)(TopicFault::Different {
                 partition,
@@ -633,16 +651,6 @@ impl<'a> TopicAudit<'a> {
 }
 
 /// What of a record is not as it must be.
-fn difference(record: &Record, key: &[u8], payload: &[u8]) -> Option<&'static str> {
-    if *record.payload != *payload {
-        Some("payload")
-    } else if *record.key != *key {
-        Some("key")
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 #[path = "audit_tests.rs"]
 mod tests;

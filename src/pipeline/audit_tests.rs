@@ -145,7 +145,7 @@ fn cursor_at(published: u64, topic: &Topic) -> Cursor {
 }
 
 fn sequence_of(record: &Record) -> Sequence {
-    match owner(&record.payload, identity()) {
+    match owner(&record.payload, &Lineage::from(identity())) {
         Owner::Ours(sequence) => sequence,
         other => panic!("{other:?}"),
     }
@@ -162,9 +162,10 @@ fn audit(mut topic: Topic, cursor: Option<&Cursor>) -> (TopicReport, Vec<TopicFa
         topic: "t".into(),
         ..Config::default()
     };
+    let lineage = Lineage::from(identity());
     let facts = Facts {
-        identity: identity(),
-        encoder: encoder(),
+        lineage: &lineage,
+        encoders: vec![encoder()],
         look_up: &look_up,
     };
     let mut faults = Vec::new();

@@ -34,9 +34,9 @@ pub struct Config {
     /// Whether each record also carries the `CloudEvents` 1.0 attributes as headers. Default no: five more headers
     /// halve what one core can produce.
     pub cloudevents: bool,
-    /// What to do when the brokers are not the cursor's cluster, or the topic lost what it had. Default `None`: stop
-    /// shipping, say so, and go on taking writes. Matters only then, and once in the life of the process: afterwards
-    /// the cursor belongs to the new cluster.
+    /// What to do when the brokers are not the cursor's cluster, the topic lost what it had, or holds what another copy of
+    /// this journal went on with. Default `None`: stop shipping, say so, and go on taking writes. Matters only then, and
+    /// once in the life of the process: afterwards the cursor belongs to the new cluster.
     pub on_new_cluster: Option<OnNewCluster>,
     /// Longest time in milliseconds that a stop waits for acknowledgements. Default 5,000. What is left then is in
     /// the journal and goes out after the next start.
@@ -92,7 +92,8 @@ impl Delivery {
 pub enum OnNewCluster {
     /// Ship everything that the journal has, from the beginning.
     Reship,
-    /// Go on behind the cursor; the new topic lacks all before it.
+    /// Go on behind the cursor; the new topic lacks all before it. Where another copy went on: behind what the topic
+    /// holds of ours, so that it lacks nothing.
     Continue,
 }
 

@@ -27,9 +27,9 @@ pub(super) struct Found {
 pub(super) struct Tail {
     /// Offset of the next record.
     pub(super) high: i64,
-    /// The last record of this journal in the log; `None` when none was found.
+    /// The last record of this journal in the log, those from before a restore included; `None` when none was found.
     pub(super) newest: Option<LastAck>,
-    /// The epoch of the last record of this journal's other epochs, where one was seen.
+    /// The epoch of another copy of this journal, where a record was seen that only that copy has.
     pub(super) other_epoch: Option<u32>,
     /// What stands where the cursor says that our newest acknowledged record is.
     pub(super) at_cursor: AtCursor,
@@ -92,7 +92,8 @@ pub(super) enum Difference {
     )]
     OtherRecord { partition: usize, offset: i64 },
     #[error(
-        "the topic holds this journal's epoch {found}; this is epoch {epoch}, restored or imported since"
+        "the topic holds events of epoch {found} that this copy of the journal, epoch {epoch}, does not have: another \
+         copy went on"
     )]
     Epoch { epoch: u32, found: u32 },
     #[error("events from {wanted} on are not in Kafka, but the journal starts at {oldest}")]
@@ -150,7 +151,14 @@ pub(super) fn plan(
         None => resume(found, cursor),
         Some(difference) => {
             let answer = answer.ok_or_else(|| Refusal::Different(difference.clone()))?;
-            start_over(found, cursor, journal, answer)
+            match (difference, answer) {
+                // What is ours in the topic is there; what the other copy put behind it is told apart by its epoch.
+                (Difference::Epoch { .. }, OnNewCluster::Continue) => Plan {
+                    adopted: true,
+                    ..resume(found, cursor)
+                },
+                _ => start_over(found, cursor, journal, answer),
+            }
         }
     };
     let start = journal.oldest.previous();
@@ -564,17 +572,36 @@ mod tests {
         assert!(matches!(refused, Err(Refusal::Ahead { .. })));
     }
 
+    /// The backup was taken at 30; of that the topic holds what the tails say, and behind it what the original shipped
+    /// afterwards.
     #[test]
-    fn another_epoch_in_the_topic_needs_an_answer_once() {
-        let mut old = tail(5, 0);
-        old.other_epoch = Some(1);
-        let topic = found(vec![old]);
-        let asked = different(plan("t", &topic, None, journal(30), None));
+    fn a_copy_that_went_on_elsewhere_needs_an_answer_once_and_nothing_of_ours_is_passed_over() {
+        let mut behind_theirs = tail(9, 22);
+        behind_theirs.other_epoch = Some(1);
+        let mut only_theirs = tail(5, 0);
+        only_theirs.other_epoch = Some(1);
+        let topic = found(vec![behind_theirs, tail(4, 17), only_theirs]);
+        let asked = different(plan("t", &topic, None, journal(40), None));
         assert_eq!(asked, Difference::Epoch { epoch: 2, found: 1 });
-        let go_on = plan("t", &topic, None, journal(30), Some(OnNewCluster::Continue)).unwrap();
-        assert_eq!(go_on.after, seq(30));
-        let settled = cursor(30, &[(-1, 0)]);
-        assert!(plan("t", &topic, Some(&settled), journal(30), None).is_ok());
+        let told = |answer| plan("t", &topic, None, journal(40), Some(answer)).unwrap();
+        let go_on = told(OnNewCluster::Continue);
+        assert_eq!(go_on.have, [seq(22), seq(17), Sequence::ORIGIN]);
+        assert_eq!((go_on.after, go_on.adopted), (Sequence::ORIGIN, true));
+        let reship = told(OnNewCluster::Reship);
+        assert_eq!(
+            (reship.after, reship.have),
+            (Sequence::ORIGIN, vec![Sequence::ORIGIN; 3])
+        );
+        let settled = cursor(30, &[(8, 22), (3, 17), (-1, 0)]);
+        assert!(plan("t", &topic, Some(&settled), journal(40), None).is_ok());
+    }
+
+    #[test]
+    fn a_restored_copy_that_nobody_outran_goes_on_without_a_question() {
+        let topic = found(vec![tail(9, 22), tail(4, 17)]);
+        let plan = plan("t", &topic, None, journal(40), None).unwrap();
+        assert_eq!((plan.after, plan.adopted), (seq(17), false));
+        assert_eq!(plan.have, [seq(22), seq(17)]);
     }
 
     #[test]

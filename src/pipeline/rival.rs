@@ -10,10 +10,11 @@ use super::acks::{AckTracker, LastAck};
 use super::resume::{Found, Tail};
 use crate::types::Sequence;
 
-/// What this process knows of each partition's last record of its journal: one of these it must be.
+/// What this process knows of each partition's last record of its journal: one of these it must be. And the epoch of
+/// another copy whose records were there already, if any: the operator has said to go on behind them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Known {
-    partitions: Vec<[LastAck; 3]>,
+    partitions: Vec<([LastAck; 3], Option<u32>)>,
 }
 
 /// A record in the topic that is not of this process.
@@ -50,7 +51,8 @@ impl Known {
             .iter()
             .zip(acks.last().zip(acks.last_acknowledged()))
             .map(|(tail, (committed, acknowledged))| {
-                [tail.newest.unwrap_or_default(), committed, acknowledged]
+                let last = [tail.newest.unwrap_or_default(), committed, acknowledged];
+                (last, tail.other_epoch)
             });
         Self {
             partitions: partitions.collect(),
@@ -60,8 +62,9 @@ impl Known {
     /// Looks for a rival in what the topic holds now. A partition in which nothing of ours is left tells nothing.
     pub(super) fn compare(&self, found: &Found, epoch: u32) -> Result<(), Rival> {
         let tails = found.tails.iter().zip(&self.partitions).enumerate();
-        for (partition, (tail, known)) in tails {
-            if let Some(newer) = tail.other_epoch.filter(|other| *other > epoch) {
+        for (partition, (tail, (known, seen))) in tails {
+            let is_new = |other: &u32| *other > epoch && Some(*other) != *seen;
+            if let Some(newer) = tail.other_epoch.filter(is_new) {
                 let record = Record::OfEpoch(newer);
                 return Err(Rival { partition, record });
             }

@@ -171,7 +171,7 @@ impl<'s> Session<'s> {
             .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
             .unwrap_or_default();
         let identity = ship.reader.identity();
-        let found = scout.found(partitions, &marks, identity)?;
+        let found = scout.found(partitions, &marks, ship.reader.lineage().clone())?;
         let journal = resume::Journal {
             identity,
             oldest: ship.reader.oldest(),

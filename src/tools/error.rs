@@ -2,7 +2,7 @@
 
 use crate::cli::Exit;
 use crate::config::ConfigError;
-use crate::journal::{ReadError, RecoveryError, StoreError};
+use crate::journal::{BackupError, ReadError, RebuildError, RecoveryError, StoreError};
 use crate::ledger::CheckpointError;
 use crate::pipeline::CursorError;
 use std::io;
@@ -38,6 +38,18 @@ pub enum ToolError {
     /// The journal cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A data folder cannot be made.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    /// A backup is not whole.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The file that shall be written is there already. It was left as it is.
+    #[error("{} exists; it was left as it is", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// Something was checked and is not as it must be.
     #[error("{0}")]
     Damaged(String),
@@ -71,24 +83,35 @@ impl ToolError {
         match self {
             Self::Config(_) | Self::Usage(_) => Exit::Usage,
             Self::NoJournal { .. } => Exit::NoInput,
-            Self::Recovery(RecoveryError::Locked { .. }) => Exit::TryAgain,
-            Self::Recovery(
-                RecoveryError::NoRights { .. }
-                | RecoveryError::Io { .. }
-                | RecoveryError::NewerFormat { .. },
-            )
+            Self::Recovery(error) | Self::Rebuild(RebuildError::Recovery(error)) => {
+                recovery_exit(error)
+            }
+            Self::Exists { .. }
+            | Self::Rebuild(RebuildError::NotEmpty { .. })
             | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })
             | Self::Cursor(CursorError::Io { .. } | CursorError::Version { .. }) => {
                 Exit::CannotCreate
             }
-            Self::Recovery(_)
+            Self::Read(_)
+            | Self::Damaged(_)
             | Self::Checkpoint(CheckpointError::Mixed { .. })
             | Self::Cursor(CursorError::Damaged { .. })
-            | Self::Read(_)
-            | Self::Damaged(_) => Exit::Damaged,
+            | Self::Rebuild(RebuildError::Page(_))
+            | Self::Backup(_) => Exit::Damaged,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NoInput,
-            Self::Io { .. } | Self::Store(_) => Exit::Io,
+            Self::Io { .. } | Self::Store(_) | Self::Rebuild(RebuildError::Store(_)) => Exit::Io,
             Self::Unavailable(_) => Exit::Unavailable,
         }
+    }
+}
+
+fn recovery_exit(error: &RecoveryError) -> Exit {
+    match error {
+        RecoveryError::Locked { .. } => Exit::TryAgain,
+        RecoveryError::NoRights { .. }
+        | RecoveryError::Io { .. }
+        | RecoveryError::NewerFormat { .. }
+        | RecoveryError::Unfinished { .. } => Exit::CannotCreate,
+        _ => Exit::Damaged,
     }
 }

@@ -5,6 +5,9 @@
 //! | `verify.rs`, `verify/` | is everything there, and does it add up |
 //! | `export.rs`, `import.rs` | the journal as JSON lines, and back |
 //! | `backup.rs`, `restore.rs` | the journal's pages from a running service, and back |
+//! | `lines.rs` | the lines of an export |
+//! | `files.rs` | what is written whole or not at all, what is read compressed or not |
+//! | `store.rs` | opening the journal as a start does |
 //! | `error.rs` | why a command failed, and its exit code |
 //! | `progress.rs` | how far a command is |
 //!
@@ -13,9 +16,12 @@
 mod backup;
 mod error;
 mod export;
+mod files;
 mod import;
+mod lines;
 mod progress;
 mod restore;
+mod store;
 mod verify;
 
 pub use error::ToolError;
@@ -53,7 +59,7 @@ pub fn run(invocation: ToolInvocation) -> Exit {
             let wanted = export::Wanted { zstd, from, to };
             // What stands on stdout then is the export itself.
             let is_piped = output.as_os_str() == "-";
-            let exported = export::run(&config, &output, wanted, &progress);
+            let exported = export::run(&config, &output, &wanted, &progress);
             if is_piped {
                 exported.map_or_else(|error| failed(json, &error), |_| Exit::Success)
             } else {
@@ -102,3 +108,6 @@ fn failed(json: bool, error: &ToolError) -> Exit {
     let _told = writeln!(io::stderr(), "echopay: {error}");
     exit
 }
+
+#[cfg(test)]
+mod moves_tests;

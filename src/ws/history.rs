@@ -1,6 +1,6 @@
 //! The past, for subscriptions that resume: the journal by way of the queries' bounded blocking threads.
 
-use crate::journal::{Entry, JournalReader};
+use crate::journal::{Entry, JournalIdentity, JournalReader};
 use crate::ledger::{Queries, QueryError};
 use crate::types::Sequence;
 use std::fmt::Debug;
@@ -13,6 +13,8 @@ pub(super) type Reading = Pin<Box<dyn Future<Output = Result<Vec<Entry>, QueryEr
 pub(super) trait History: Debug + Send + Sync + 'static {
     /// `<journal_id>/<epoch>`.
     fn journal(&self) -> String;
+    /// Whether `after` of `journal`, as a client knows it, is this journal's `after` too: from before a restore.
+    fn has(&self, journal: &str, after: Sequence) -> bool;
     /// The durable watermark's place.
     fn durable(&self) -> Sequence;
     /// The first sequence that can be read.
@@ -31,6 +33,11 @@ pub(super) struct JournalHistory {
 impl History for JournalHistory {
     fn journal(&self) -> String {
         self.reader.identity().to_string()
+    }
+
+    fn has(&self, journal: &str, after: Sequence) -> bool {
+        JournalIdentity::parse(journal)
+            .is_some_and(|identity| self.reader.lineage().owns(identity, after))
     }
 
     fn durable(&self) -> Sequence {

@@ -146,11 +146,12 @@ impl Session {
     /// Why this journal cannot be resumed where the client asks.
     fn unreachable(&self, asked: &Subscribe, journal: &str) -> Option<&'static str> {
         let history = &self.service.history;
-        if asked
-            .journal
-            .as_ref()
-            .is_some_and(|theirs| theirs != journal)
-        {
+        // A client of the journal before a restore goes on, if it heard of nothing that the restored one lacks.
+        let is_ours = |theirs: &String| {
+            let shared = |after| history.has(theirs, after);
+            theirs == journal || asked.after_sequence.is_some_and(shared)
+        };
+        if !asked.journal.as_ref().is_none_or(is_ours) {
             return Some("another journal: its sequences mean nothing here");
         }
         let after = asked.after_sequence?;

@@ -40,9 +40,16 @@ struct ListedHistory {
     oldest: Sequence,
 }
 
+/// Last sequence of `journal/0`, of which `journal/1` was restored.
+const RESTORED_AT: u64 = 6;
+
 impl History for ListedHistory {
     fn journal(&self) -> String {
         "journal/1".into()
+    }
+
+    fn has(&self, journal: &str, after: Sequence) -> bool {
+        journal == "journal/0" && after <= Sequence::new(RESTORED_AT)
     }
 
     fn durable(&self) -> Sequence {
@@ -547,6 +554,8 @@ async fn what_cannot_be_resumed_is_told_with_the_oldest_sequence() {
         json!({"after_sequence": 9}),
         json!({"after_sequence": 3}),
         json!({"after_sequence": 5, "journal": "another/1"}),
+        json!({"after_sequence": RESTORED_AT + 1, "journal": "journal/0"}),
+        json!({"journal": "journal/0"}),
     ] {
         let error = client.subscribe(fields).await;
         assert_eq!(error["type"], "error");
@@ -554,7 +563,9 @@ async fn what_cannot_be_resumed_is_told_with_the_oldest_sequence() {
         assert_eq!(error["oldest_sequence"], 5);
     }
     assert_eq!(
-        client.subscribe(json!({"after_sequence": 4})).await["type"],
+        client
+            .subscribe(json!({"after_sequence": 4, "journal": "journal/0"}))
+            .await["type"],
         "subscribed"
     );
     assert_eq!(client.hear_sequences(2).await, [5, 6]);

@@ -2,7 +2,7 @@
 
 use super::{Brokers, KafkaTrouble, Quiet, cluster_id};
 use crate::clock::SharedClock;
-use crate::journal::JournalIdentity;
+use crate::journal::{JournalIdentity, Lineage};
 use crate::pipeline::acks::LastAck;
 use crate::pipeline::resume::{AtCursor, Found, Tail};
 use crate::types::Sequence;
@@ -52,7 +52,9 @@ struct Stamp<'p> {
 /// Whose a record is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::pipeline) enum Owner {
+    /// Of this epoch, or from before it began.
     Ours(Sequence),
+    /// Of another copy of this journal, which went on from somewhere in our past.
     OtherEpoch(u32),
     Stranger,
 }
@@ -215,17 +217,19 @@ impl Scout {
             .operation_timeout(Some(timeout))
     }
 
-    /// What the topic holds, `marks` being what the cursor says of each partition (empty without one).
+    /// What the topic holds, `marks` being what the cursor says of each partition (empty without one). Events from
+    /// before a restore are ours as far as the `lineage` says.
     pub(in crate::pipeline) fn found(
         &self,
         partitions: u32,
         marks: &[Mark],
-        identity: JournalIdentity,
+        lineage: impl Into<Lineage>,
     ) -> Result<Found, KafkaTrouble> {
+        let lineage = &lineage.into();
         let mut searches = self.searches(partitions, marks)?;
-        let at_cursor = self.compare(&searches, marks, identity)?;
+        let at_cursor = self.compare(&searches, marks, lineage)?;
         while searches.iter().any(|search| search.reading) {
-            self.read_stretches(&mut searches, identity)?;
+            self.read_stretches(&mut searches, lineage)?;
             for search in searches.iter_mut().filter(|search| search.reading) {
                 search.step_back();
             }
@@ -281,7 +285,7 @@ impl Scout {
         &self,
         searches: &[Search],
         marks: &[Mark],
-        identity: JournalIdentity,
+        lineage: &Lineage,
     ) -> Result<Vec<AtCursor>, KafkaTrouble> {
         let mut answers = vec![AtCursor::Unknown; searches.len()];
         let mut asked: Vec<(i32, i64)> = Vec::new();
@@ -302,7 +306,7 @@ impl Scout {
                     && let (Some(answer), Some(mark)) = (answers.get_mut(index), marks.get(index))
                     && found == offset
                 {
-                    let same = owner(payload, identity) == Owner::Ours(mark.sequence);
+                    let same = owner(payload, lineage) == Owner::Ours(mark.sequence);
                     *answer = if same {
                         AtCursor::Same
                     } else {
@@ -318,7 +322,7 @@ impl Scout {
     fn read_stretches(
         &self,
         searches: &mut [Search],
-        identity: JournalIdentity,
+        lineage: &Lineage,
     ) -> Result<(), KafkaTrouble> {
         let starts: Vec<(i32, i64)> = searches
             .iter()
@@ -335,7 +339,7 @@ impl Scout {
                 .find(|search| search.partition == partition);
             let done = match (search, record) {
                 (Some(search), Some((offset, payload))) => {
-                    search.note(offset, owner(payload, identity));
+                    search.note(offset, owner(payload, lineage));
                     offset + 1 >= search.to
                 }
                 (_, None) => true,
@@ -425,23 +429,18 @@ impl Search {
     }
 }
 
-/// Whose a record with this payload is, seen from `identity`.
-pub(in crate::pipeline) fn owner(payload: &[u8], identity: JournalIdentity) -> Owner {
+/// Whose a record with this payload is, seen from this history.
+pub(in crate::pipeline) fn owner(payload: &[u8], lineage: &Lineage) -> Owner {
     let Ok(stamp) = serde_json::from_slice::<Stamp<'_>>(payload) else {
         return Owner::Stranger;
     };
-    let Some((id, epoch)) = stamp.journal.split_once('/') else {
-        return Owner::Stranger;
-    };
-    match (uuid::Uuid::try_parse(id), epoch.parse::<u32>()) {
-        (Ok(id), Ok(epoch)) if id == identity.journal_id => {
-            if epoch == identity.epoch {
-                Owner::Ours(Sequence::new(stamp.sequence))
-            } else {
-                Owner::OtherEpoch(epoch)
-            }
+    let sequence = Sequence::new(stamp.sequence);
+    match JournalIdentity::parse(&stamp.journal) {
+        Some(identity) if lineage.owns(identity, sequence) => Owner::Ours(sequence),
+        Some(identity) if identity.journal_id == lineage.identity().journal_id => {
+            Owner::OtherEpoch(identity.epoch)
         }
-        (Ok(_) | Err(_), _) => Owner::Stranger,
+        Some(_) | None => Owner::Stranger,
     }
 }
 
@@ -456,38 +455,33 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, KafkaTrouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::EpochStart;
 
     #[test]
     fn a_record_tells_whose_it_is() {
-        let identity = JournalIdentity {
-            journal_id: uuid::Uuid::from_u128(7),
-            epoch: 2,
+        let journal_id = uuid::Uuid::from_u128(7);
+        let start = |epoch, after| EpochStart {
+            epoch,
+            after: Sequence::new(after),
         };
-        let stamped =
-            |journal: &str| format!(r#"{{"id":1,"sequence":9,"journal":"{journal}","x":{{}}}}"#);
-        let ours = stamped(&identity.to_string());
-        assert_eq!(
-            owner(ours.as_bytes(), identity),
-            Owner::Ours(Sequence::new(9))
-        );
-        let before = stamped(
-            &JournalIdentity {
-                epoch: 1,
-                ..identity
-            }
-            .to_string(),
-        );
-        assert_eq!(owner(before.as_bytes(), identity), Owner::OtherEpoch(1));
-        let other = JournalIdentity {
-            journal_id: uuid::Uuid::from_u128(8),
-            epoch: 2,
+        let lineage = Lineage::new(journal_id, vec![start(1, 0), start(5, 8)]).unwrap();
+        let of = |journal_id: u128, epoch: u32, sequence: u64| {
+            let journal_id = uuid::Uuid::from_u128(journal_id);
+            let journal = JournalIdentity { journal_id, epoch };
+            let event =
+                format!(r#"{{"id":1,"sequence":{sequence},"journal":"{journal}","x":{{}}}}"#);
+            owner(event.as_bytes(), &lineage)
         };
-        assert_eq!(
-            owner(stamped(&other.to_string()).as_bytes(), identity),
-            Owner::Stranger
-        );
-        assert_eq!(owner(b"\xff", identity), Owner::Stranger);
-        assert_eq!(owner(br#"{"sequence":1}"#, identity), Owner::Stranger);
+        let ours = |sequence| Owner::Ours(Sequence::new(sequence));
+        assert_eq!(of(7, 5, 9), ours(9));
+        // From before the restore, and shipped by the restored copy.
+        assert_eq!((of(7, 1, 8), of(7, 5, 8)), (ours(8), ours(8)));
+        // The other copy went on.
+        assert_eq!(of(7, 1, 9), Owner::OtherEpoch(1));
+        assert_eq!(of(7, 4, 3), Owner::OtherEpoch(4));
+        assert_eq!(of(8, 5, 9), Owner::Stranger);
+        assert_eq!(owner(b"\xff", &lineage), Owner::Stranger);
+        assert_eq!(owner(br#"{"sequence":1}"#, &lineage), Owner::Stranger);
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl Finding {
             | RecoveryError::Io { .. }
             | RecoveryError::NewerFormat { .. }
             | RecoveryError::DevStore { .. }
+            | RecoveryError::Unfinished { .. }
             | RecoveryError::CurrencyChanged { .. }
             | RecoveryError::OtherHistory { .. } => Self::of_nothing(reason),
         }
