@@ -102,6 +102,9 @@ impl Brokers {
         producing
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // Why: it goes on behind a batch that was refused for good, sooner than its report is heard, and a key's
+            // events would stand in the wrong order. With it that is fatal, and nothing behind the batch leaves.
+            .set("enable.gapless.guarantee", "true")
             .set("max.in.flight.requests.per.connection", "5")
             .set("linger.ms", config.linger_ms().to_string())
             .set("batch.num.messages", config.batch_size.to_string())
@@ -120,6 +123,11 @@ impl Brokers {
         for (key, value) in &config.overrides {
             common.set(key, value);
             producing.set(key, value);
+        }
+        let idempotent = producing.get("enable.idempotence");
+        if !idempotent.is_some_and(|value| matches!(value, "true" | "t" | "1")) {
+            // librdkafka knows the one only with the other.
+            producing.remove("enable.gapless.guarantee");
         }
         let native = producing.create_native_config();
         native.map_err(|error| KafkaTrouble::new("kafka settings", error))?;

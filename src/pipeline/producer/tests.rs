@@ -78,6 +78,19 @@ fn reports(link: &Link, count: usize) -> Vec<Report> {
 }
 
 #[test]
+fn whoever_gives_up_idempotence_gives_up_what_rests_on_it() {
+    for value in ["false", "0", "true"] {
+        let config = Config {
+            overrides: vec![("enable.idempotence".into(), value.into())],
+            ..Config::default()
+        };
+        let brokers = Brokers::new(&config, "127.0.0.1:1", Arc::new(SystemClock::new())).unwrap();
+        let gapless = brokers.producing.get("enable.gapless.guarantee");
+        assert_eq!(gapless.is_some(), value == "true", "{value}");
+    }
+}
+
+#[test]
 fn a_missing_topic_is_made_filled_acknowledged_and_its_tails_are_found() {
     let Some(broker) = Broker::shared() else {
         return;
