@@ -35,7 +35,8 @@ pub struct Config {
     /// halve what one core can produce.
     pub cloudevents: bool,
     /// What to do when the brokers are not the cursor's cluster, or the topic lost what it had. Default `None`: stop
-    /// shipping, say so, and go on taking writes. Matters only then; afterwards the cursor belongs to the new cluster.
+    /// shipping, say so, and go on taking writes. Matters only then, and once in the life of the process: afterwards
+    /// the cursor belongs to the new cluster.
     pub on_new_cluster: Option<OnNewCluster>,
     /// Longest time in milliseconds that a stop waits for acknowledgements. Default 5,000. What is left then is in
     /// the journal and goes out after the next start.

@@ -56,6 +56,9 @@ pub(super) struct Plan {
     pub(super) have: Vec<Sequence>,
     /// For each partition: the newest record that counts as acknowledged.
     pub(super) last: Vec<LastAck>,
+    /// For each partition: the oldest record from which on the tail proves nothing; the origin for none. Kept in the
+    /// cursor until what was there is shipped again, since the next look at the tails would believe them.
+    pub(super) failed: Vec<Sequence>,
     /// Records up to here may be in the topic although they are sent.
     pub(super) repeats_to: Sequence,
     /// Whether the operator's answer was needed: the cursor has to be stored before anything is sent, so that the
@@ -229,6 +232,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
     let published = cursor.map_or(Sequence::ORIGIN, |cursor| cursor.published);
     let mut have = Vec::with_capacity(found.tails.len());
     let mut last = Vec::with_capacity(found.tails.len());
+    let mut failed = Vec::with_capacity(found.tails.len());
     let mut repeats_to = Sequence::ORIGIN;
     for (partition, tail) in found.tails.iter().enumerate() {
         let place = cursor
@@ -238,6 +242,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
         let there = tail.newest.unwrap_or(place.last);
         let newest = there.sequence;
         last.push(there);
+        failed.push(place.failed);
         if place.failed.is_origin() {
             have.push(newest);
         } else {
@@ -252,6 +257,7 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
         after: published.max(everywhere),
         have,
         last,
+        failed,
         repeats_to,
         adopted: false,
     }
@@ -259,6 +265,9 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
 
 /// The topic is not ours, and the operator has answered. The tails prove nothing then (a topic made anew while we
 /// shipped begins in the middle), so nothing is skipped: rather twice than missing.
+///
+/// What we send has to land behind what is there. A producer of another cluster may have had our producer's number, and
+/// the brokers would take our first batches for repeats of what that one sent here: acknowledged, and never written.
 fn start_over(
     found: &Found,
     cursor: Option<&Cursor>,
@@ -269,16 +278,26 @@ fn start_over(
         OnNewCluster::Reship => journal.oldest.previous(),
         OnNewCluster::Continue => cursor.map_or(journal.durable, |cursor| cursor.published),
     };
-    let newest = found
-        .tails
-        .iter()
-        .filter_map(|tail| tail.newest)
-        .map(|newest| newest.sequence);
+    let newest = |tail: &Tail| tail.newest.map(|newest| newest.sequence);
+    let failed = |tail: &Tail| match newest(tail) {
+        Some(newest) if newest > after => after.next(),
+        Some(_) | None => Sequence::ORIGIN,
+    };
+    let last = |tail: &Tail| LastAck {
+        offset: Some(tail.high - 1).filter(|offset| *offset >= 0),
+        sequence: Sequence::ORIGIN,
+    };
     Plan {
         after,
         have: vec![Sequence::ORIGIN; found.tails.len()],
-        last: vec![LastAck::default(); found.tails.len()],
-        repeats_to: newest.max().unwrap_or_default(),
+        last: found.tails.iter().map(last).collect(),
+        failed: found.tails.iter().map(failed).collect(),
+        repeats_to: found
+            .tails
+            .iter()
+            .filter_map(newest)
+            .max()
+            .unwrap_or_default(),
         adopted: true,
     }
 }
@@ -452,6 +471,45 @@ mod tests {
         assert_eq!((reship.repeats_to, reship.adopted), (seq(20), true));
         let go_on = with(OnNewCluster::Continue);
         assert_eq!((go_on.after, go_on.adopted), (seq(12), true));
+    }
+
+    /// A topic made anew while we shipped begins in the middle. Once told to ship all of it again, a second rebuild
+    /// before anything arrived must not take that middle for what was shipped since.
+    #[test]
+    fn a_tail_that_proved_nothing_proves_nothing_after_the_next_rebuild_either() {
+        let old = cursor(12, &[(3, 12), (3, 11)]);
+        let new = Found {
+            cluster_id: Some("b".into()),
+            tails: vec![tail(2, 20), tail(0, 0)],
+        };
+        let told = plan(
+            "t",
+            &new,
+            Some(&old),
+            journal(30),
+            Some(OnNewCluster::Reship),
+        )
+        .unwrap();
+        assert_eq!(told.failed, [seq(1), Sequence::ORIGIN]);
+        assert_eq!(
+            told.last[0].offset,
+            Some(1),
+            "ours come behind what is there"
+        );
+        let place = |(last, failed): (&LastAck, &Sequence)| PartitionCursor {
+            last: *last,
+            failed: *failed,
+        };
+        let adopted = Cursor {
+            published: told.after,
+            cluster_id: Some("b".into()),
+            partitions: told.last.iter().zip(&told.failed).map(place).collect(),
+            ..old
+        };
+        let again = plan("t", &new, Some(&adopted), journal(30), None).unwrap();
+        assert_eq!(again.after, Sequence::ORIGIN);
+        assert_eq!(again.have, [Sequence::ORIGIN; 2]);
+        assert_eq!((again.failed, again.repeats_to), (told.failed, seq(20)));
     }
 
     #[test]

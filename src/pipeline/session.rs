@@ -104,13 +104,6 @@ impl<'s> Session<'s> {
             return Err(End::Stopping);
         }
         let old = ship.cursor.take().filter(|_| !plan.adopted);
-        let failed_at = |partition: usize| {
-            let place = old
-                .as_ref()
-                .and_then(|cursor| cursor.partitions.get(partition));
-            place.map_or(Sequence::ORIGIN, |place| place.failed)
-        };
-        let failed = (0..plan.have.len()).map(failed_at).collect();
         // Brokers that are slow to tell their cluster must not make us forget it.
         let cluster_id = found.cluster_id.clone();
         let cluster_id = cluster_id.or_else(|| old.as_ref()?.cluster_id.clone());
@@ -124,7 +117,7 @@ impl<'s> Session<'s> {
             found,
             have: plan.have,
             repeats_to: plan.repeats_to,
-            failed,
+            failed: plan.failed,
             partitions,
             cluster_id,
             cluster_checked_at: Some(now),
@@ -139,8 +132,10 @@ impl<'s> Session<'s> {
         };
         session.remember();
         if adopted {
-            // Before anything is sent: an answer of the operator holds once.
+            // Before anything is sent: an answer of the operator holds once. Whatever changes next, in this life of
+            // the process as well, is another question.
             session.ship.store_cursor();
+            session.ship.config.on_new_cluster = None;
         }
         session.publish();
         session.ship.follower.seek(after);
