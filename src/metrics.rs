@@ -365,12 +365,20 @@ pub enum KafkaState {
     Connecting,
     /// Shipping.
     Running,
+    /// Sent, but not acknowledged.
+    Stalled,
     /// Waits for the operator.
     Stopped,
 }
 
 impl KafkaState {
-    const ALL: [Self; 4] = [Self::Off, Self::Connecting, Self::Running, Self::Stopped];
+    const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Connecting,
+        Self::Running,
+        Self::Stalled,
+        Self::Stopped,
+    ];
 
     /// The word in the label.
     pub const fn as_str(self) -> &'static str {
@@ -378,6 +386,7 @@ impl KafkaState {
             Self::Off => "off",
             Self::Connecting => "connecting",
             Self::Running => "running",
+            Self::Stalled => "stalled",
             Self::Stopped => "stopped",
         }
     }

@@ -2,10 +2,11 @@
 
 use super::disk::DiskSpace;
 use crate::clock::SharedClock;
+use crate::http::Health;
 use crate::journal::JournalReader;
 use crate::ledger::{LedgerHandle, LedgerStats};
 use crate::metrics::{Gauges, KafkaState, Metrics};
-use crate::pipeline::{PipelineHandle, PipelineState};
+use crate::pipeline::{PipelineHandle, PipelineState, PipelineStatus};
 use crate::shutdown::DrainToken;
 use crate::tasks::Supervisor;
 use crate::tracker::TrackerHandle;
@@ -29,8 +30,7 @@ pub(super) struct Probes {
     pub(super) supervisor: Supervisor,
 }
 
-/// The state of each component: `Err` with the reason when it cannot do its work.
-type Components = Vec<(&'static str, Result<(), String>)>;
+type Components = Vec<(&'static str, Health)>;
 
 impl Probes {
     /// The text of `/metrics`.
@@ -71,6 +71,7 @@ impl Probes {
                 PipelineState::Off => KafkaState::Off,
                 PipelineState::Connecting => KafkaState::Connecting,
                 PipelineState::Running => KafkaState::Running,
+                PipelineState::Stalled(_) => KafkaState::Stalled,
                 PipelineState::Stopped(_) => KafkaState::Stopped,
             },
             kafka_lag_events: pipeline.lag_events,
@@ -86,38 +87,53 @@ impl Probes {
         }
     }
 
-    /// Kafka away does not make the service unready: events wait in the journal. Kafka that waits for the operator does.
     fn components(&self) -> Components {
         let age = self.reader.sync_age();
         let journal = if self.ledger.has_failed() {
-            Err("the journal failed; the process is ending".into())
+            Health::Failed("the journal failed; the process is ending".into())
         } else if age >= self.sync_stalled {
-            Err(format!(
+            Health::Failed(format!(
                 "a sync has been running for {} ms",
                 age.as_millis()
             ))
         } else {
-            Ok(())
+            Health::Ok
         };
         let disk = if self.space.is_full() {
-            Err(self.space.to_string())
+            Health::Failed(self.space.to_string())
         } else {
-            Ok(())
-        };
-        let kafka = match self.pipeline.status().state {
-            PipelineState::Stopped(reason) => Err(reason),
-            PipelineState::Off | PipelineState::Connecting | PipelineState::Running => Ok(()),
+            Health::Ok
         };
         let process = match self.supervisor.failure() {
-            Some(reason) => Err(reason.to_string()),
-            None if self.draining.is_draining() => Err("stopping".into()),
-            None => Ok(()),
+            Some(reason) => Health::Failed(reason.to_string()),
+            None if self.draining.is_draining() => Health::Failed("stopping".into()),
+            None => Health::Ok,
         };
+        let kafka = kafka_health(self.pipeline.status());
         vec![
             ("process", process),
             ("journal", journal),
             ("disk", disk),
             ("kafka", kafka),
         ]
+    }
+}
+
+/// Kafka away does not make the service unready: events wait in the journal. Kafka that waits for the operator does.
+fn kafka_health(status: PipelineStatus) -> Health {
+    let waiting = status.lag_events;
+    match status.state {
+        PipelineState::Off | PipelineState::Running => Health::Ok,
+        PipelineState::Connecting => {
+            let mut text = format!("connecting, {waiting} events wait");
+            if let Some((_, reason)) = status.last_error {
+                text = format!("{text}; {reason}");
+            }
+            Health::Degraded(text)
+        }
+        PipelineState::Stalled(reason) => {
+            Health::Degraded(format!("stalled, {waiting} events wait; {reason}"))
+        }
+        PipelineState::Stopped(reason) => Health::Failed(reason),
     }
 }

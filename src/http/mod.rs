@@ -25,4 +25,4 @@ mod wallets;
 pub use answer::Body;
 pub use config::{AttachmentLimits, Config};
 pub use server::Server;
-pub use service::{Readiness, RenderMetrics, Services, UpgradeHandler};
+pub use service::{Health, Readiness, RenderMetrics, Services, UpgradeHandler};

@@ -38,8 +38,19 @@ pub type UpgradeHandler =
 /// The text of `/metrics`.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// The components and what keeps each from being ready.
-pub type Readiness = Arc<dyn Fn() -> Vec<(&'static str, Result<(), String>)> + Send + Sync>;
+/// The components, and how each is.
+pub type Readiness = Arc<dyn Fn() -> Vec<(&'static str, Health)> + Send + Sync>;
+
+/// How a component is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// In trouble that nobody who asks for something has to wait for; the text says which.
+    Degraded(String),
+    /// Keeps the service from its work, or waits for the operator; the text says why.
+    Failed(String),
+}
 
 /// All that HTTP needs of the rest of the program.
 pub struct Services {

@@ -1,7 +1,7 @@
 //! How the service is: probes, metrics, watermarks.
 
 use super::answer::{self, Body, write_integer, write_string, write_time};
-use super::service::{Ask, Services};
+use super::service::{Ask, Health, Services};
 use crate::event::write_sequence;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -25,21 +25,27 @@ pub(super) fn livez() -> Response<Body> {
     answer::json(StatusCode::OK, b"{\"status\":\"alive\"}".to_vec())
 }
 
-/// `GET /readyz`: each component with `ok` or the reason why not.
+/// `GET /readyz`: each component with `ok` or what is wrong with it.
 pub(super) fn readyz(ask: &Ask<'_>) -> Response<Body> {
     let components = (ask.services().readiness)();
-    let is_ready = components.iter().all(|(_, result)| result.is_ok());
+    let is_ready = !components
+        .iter()
+        .any(|(_, health)| matches!(health, Health::Failed(_)));
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(b"{\"status\":\"");
     out.extend_from_slice(if is_ready { b"ready" } else { b"not ready" });
     out.extend_from_slice(b"\",\"components\":{");
-    for (index, (component, result)) in components.iter().enumerate() {
+    for (index, (component, health)) in components.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
         write_string(&mut out, component);
         out.push(b':');
-        write_string(&mut out, result.as_ref().err().map_or("ok", String::as_str));
+        let text = match health {
+            Health::Ok => "ok",
+            Health::Degraded(reason) | Health::Failed(reason) => reason,
+        };
+        write_string(&mut out, text);
     }
     out.extend_from_slice(b"}}");
     let status = if is_ready {

@@ -53,6 +53,10 @@ pub struct Config {
     /// Shortest time in milliseconds between two writes of the cursor's file. Default 1,000. What was acknowledged
     /// since the last is found in the partitions' tails.
     pub cursor_interval_ms: u64,
+    /// Time in milliseconds without an acknowledgement after which what was sent counts as stalled: the state says so,
+    /// and the brokers are asked whether the topic is still there. Default 5,000. A trouble that librdkafka tells of
+    /// shows at once.
+    pub stall_ms: u64,
     /// Records remembered of those set aside. Default 256; the number of all is in the status.
     pub quarantine_max: usize,
 }
@@ -119,6 +123,7 @@ impl Default for Config {
             backoff_ms: 100,
             backoff_max_ms: 5_000,
             cursor_interval_ms: 1_000,
+            stall_ms: 5_000,
             quarantine_max: 256,
         }
     }

@@ -142,6 +142,12 @@ impl Cursor {
         data_dir.join(FILE_NAME)
     }
 
+    /// Whether something was acknowledged in `topic`.
+    pub(super) fn holds(&self, topic: &str) -> bool {
+        let acknowledged = |place: &PartitionCursor| place.last.offset.is_some();
+        self.topic == topic && self.partitions.iter().any(acknowledged)
+    }
+
     /// Which journal it belongs to.
     pub fn identity(&self) -> JournalIdentity {
         self.witness.identity

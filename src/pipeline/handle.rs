@@ -45,6 +45,8 @@ pub enum PipelineState {
     Connecting,
     /// Shipping.
     Running,
+    /// Events were sent and nothing is acknowledged; the producer tries on by itself. The text says what is known.
+    Stalled(String),
     /// Waits for the operator; the text says for what.
     Stopped(String),
 }

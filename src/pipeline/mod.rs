@@ -15,6 +15,7 @@
 //! | `handle.rs` | what others see and may ask |
 //! | `thread.rs` | the thread: connect, ship, rebuild, stop |
 //! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
+//! | `stall.rs` | whether acknowledgements are overdue (pure) |
 //! | `headers.rs` | a record's headers |
 //! | `session/commit.rs` | its transactions, where the delivery wants them |
 //! | `acks.rs` | acknowledgements and commits → contiguous prefix (pure) |
@@ -35,6 +36,7 @@ mod producer;
 mod resume;
 mod rival;
 mod session;
+mod stall;
 mod thread;
 mod transaction;
 

@@ -417,7 +417,8 @@ impl ClientContext for Reports {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.inbox.break_with(format!("fatal: {reason}"));
         } else {
-            self.inbox.state.lock().notice = Some(format!("{error}: {reason}"));
+            let notice = format!("{error}: {}", without_times(reason));
+            self.inbox.state.lock().notice = Some(notice);
         }
     }
 }
@@ -470,9 +471,11 @@ fn outcome_of(code: Option<RDKafkaErrorCode>) -> Outcome {
     }
 }
 
-/// The callbacks of clients that do not produce.
-#[derive(Debug)]
-struct Quiet;
+/// The callbacks of clients that do not produce. What they hear explains why a question was not answered.
+#[derive(Clone, Debug, Default)]
+struct Quiet {
+    heard: Arc<Mutex<Option<String>>>,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -481,7 +484,18 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "kafka");
+        let mut heard = self.heard.lock();
+        // That no broker can be reached follows from why not, which was told before.
+        if heard.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *heard = Some(format!("{error}: {}", without_times(reason)));
+        }
     }
+}
+
+/// librdkafka ends its texts with how long the broker was in which state; without that the same trouble has the same
+/// text.
+fn without_times(reason: &str) -> &str {
+    reason.split(" (after ").next().unwrap_or(reason)
 }
 
 /// librdkafka tells each attempt to reconnect; what an operator has to know, the pipeline tells once.

@@ -73,6 +73,8 @@ pub(super) enum Difference {
     Topic { expected: String, found: String },
     #[error("the cursor belongs to cluster {expected}, the brokers are cluster {found}")]
     Cluster { expected: String, found: String },
+    #[error("topic {0} is not there any more, and with it all that was acknowledged")]
+    Gone(String),
     #[error(
         "the topic has {found} partitions, the cursor {expected}: keys would move and lose their order"
     )]
@@ -167,6 +169,22 @@ pub(super) fn plan(
             oldest: journal.oldest,
         })),
     }
+}
+
+/// Why a topic in which something was acknowledged, and which is missing, is not made again without a word.
+pub(super) fn missing(
+    topic: &str,
+    cursor: Option<&Cursor>,
+    cluster_id: Option<&String>,
+) -> Refusal {
+    let expected = cursor.and_then(|cursor| cursor.cluster_id.as_ref());
+    Refusal::Different(match (expected, cluster_id) {
+        (Some(expected), Some(found)) if expected != found => Difference::Cluster {
+            expected: expected.clone(),
+            found: found.clone(),
+        },
+        _ => Difference::Gone(topic.into()),
+    })
 }
 
 fn difference(
@@ -453,6 +471,18 @@ mod tests {
             refuse("t", found(other)),
             Difference::OtherRecord { .. }
         ));
+    }
+
+    #[test]
+    fn a_missing_topic_is_gone_or_of_another_cluster() {
+        let old = cursor(12, &[(3, 12)]);
+        let told = |cluster: Option<&str>| {
+            missing("t", Some(&old), cluster.map(String::from).as_ref()).to_string()
+        };
+        for cluster in [None, Some("a")] {
+            assert!(told(cluster).starts_with("topic t is not there any more"));
+        }
+        assert!(told(Some("b")).starts_with("the cursor belongs to cluster a"));
     }
 
     #[test]

@@ -11,13 +11,14 @@ use super::partition::partition_of;
 use super::producer::{KafkaTrouble, Link, Mark, Outcome, Outgoing, Report, Scout, SendError};
 use super::resume::{self, Found, Plan};
 use super::rival::Known;
+use super::stall::Stall;
 use super::thread::Shipper;
 use crate::journal::{Batch, Entry, Event};
 use crate::types::{Sequence, TimestampMs};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// How long the follower is waited for while acknowledgements are due. They wake it; this is for a wake that came
 /// just before the wait.
@@ -72,7 +73,7 @@ pub(super) struct Session<'s> {
     /// Entries behind the published mark, for the age of the lag.
     taken: VecDeque<Taken>,
     careful: bool,
-    away: bool,
+    stall: Stall,
     changed: bool,
     // Reused, so that nothing is allocated for each event.
     reports: Vec<Report>,
@@ -84,7 +85,7 @@ impl<'s> Session<'s> {
     pub(super) fn open(ship: &'s mut Shipper) -> Result<Self, End> {
         ship.shared.set_state(PipelineState::Connecting);
         let scout = ship.brokers.scout()?;
-        let partitions = scout.partitions()?;
+        let partitions = Self::partitions(ship, &scout)?;
         if partitions > Config::PARTITIONS_MAX {
             return Err(End::Blocked(format!(
                 "the topic has {partitions} partitions"
@@ -123,7 +124,7 @@ impl<'s> Session<'s> {
             cluster_checked_at: Some(now),
             taken: VecDeque::new(),
             careful,
-            away: false,
+            stall: Stall::new(Duration::from_millis(ship.config.stall_ms)),
             changed: true,
             reports: Vec::new(),
             payload: Vec::new(),
@@ -143,6 +144,19 @@ impl<'s> Session<'s> {
         let topic = session.ship.config.topic.as_str();
         info!(topic, partitions, after = after.get(), "kafka: shipping");
         Ok(session)
+    }
+
+    /// How many partitions the topic has. A missing one is made, unless something was acknowledged there: then it is
+    /// gone, or this is another cluster, and nothing is made before the operator has decided.
+    fn partitions(ship: &Shipper, scout: &Scout) -> Result<u32, End> {
+        let topic = ship.config.topic.as_str();
+        let used = ship.cursor.as_ref().filter(|cursor| cursor.holds(topic));
+        let lost = used.filter(|_| ship.config.on_new_cluster.is_none());
+        if let Some(count) = scout.partitions(lost.is_none())? {
+            return Ok(count);
+        }
+        let refusal = resume::missing(topic, lost, scout.cluster_id().as_ref());
+        Err(End::Blocked(refusal.to_string()))
     }
 
     /// Where to go on, and what the topic holds.
@@ -421,8 +435,9 @@ impl<'s> Session<'s> {
                 .metrics
                 .observe_kafka_batch(count, Duration::from_millis(age_ms));
         }
-        if std::mem::take(&mut self.away) {
+        if self.stall.acknowledged(self.ship.clock.monotonic()) {
             info!("kafka: records are acknowledged again");
+            self.ship.shared.set_state(PipelineState::Running);
             // After an outage other brokers may stand behind the same address.
             self.cluster_checked_at = None;
         }
@@ -488,26 +503,48 @@ impl<'s> Session<'s> {
             self.remember();
             self.ship.store_cursor();
         }
+        self.watch_for_stalls(now)?;
+        let checked_at = self.cluster_checked_at;
+        if checked_at.is_none_or(|at| now.saturating_sub(at) >= CLUSTER_CHECK) {
+            self.cluster_checked_at = Some(now);
+            if !is_same(self.cluster_id.as_ref(), self.link.cluster_id().as_ref()) {
+                return Err(End::Broken("the brokers are another cluster now".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the operator when nothing is acknowledged, and looks whether it ever can be: a producer waits for a
+    /// topic that is gone without a word.
+    fn watch_for_stalls(&mut self, now: Duration) -> Result<(), End> {
         if let Some(notice) = self.link.take_notice() {
             self.ship.shared.note_error(&notice);
-            if !std::mem::replace(&mut self.away, true) {
+            if self.stall.hear(notice.clone()) {
                 warn!(
                     notice,
                     "kafka: trouble on the way; events wait in the journal"
                 );
             }
         }
-        let checked_at = self.cluster_checked_at;
-        if checked_at.is_none_or(|at| now.saturating_sub(at) >= CLUSTER_CHECK) {
-            self.cluster_checked_at = Some(now);
-            let found = self.link.cluster_id();
-            if let (Some(found), Some(expected)) = (&found, &self.cluster_id)
-                && found != expected
-            {
-                return Err(End::Broken(format!("the brokers are cluster {found} now")));
-            }
+        if let Some(reason) = self.stall.tell(now, self.acks.in_flight() > 0) {
+            debug!(reason, "kafka: nothing is acknowledged");
+            let state = PipelineState::Stalled(reason.to_owned());
+            self.ship.shared.set_state(state);
         }
-        Ok(())
+        let stopping = self.ship.shared.stop_deadline().is_some();
+        if stopping || !self.stall.look_is_due(now) {
+            return Ok(());
+        }
+        let scout = self.ship.brokers.scout()?;
+        match scout.look() {
+            Ok(None) => Err(End::Broken("the topic is not there any more".into())),
+            // The producer's own view of the cluster may be as old as its last connection.
+            Ok(Some(_)) if !is_same(self.cluster_id.as_ref(), scout.cluster_id().as_ref()) => {
+                Err(End::Broken("the brokers are another cluster now".into()))
+            }
+            // Brokers that do not answer either are why it stalls.
+            Ok(Some(_)) | Err(_) => Ok(()),
+        }
     }
 
     fn check_stop(&mut self) -> Result<(), End> {
@@ -574,4 +611,9 @@ impl<'s> Session<'s> {
         self.ship.counts.quarantined += 1;
         self.ship.shared.set_aside(sequence, reason);
     }
+}
+
+/// Whether two ids may be of one cluster: brokers that are slow to tell theirs are not another.
+fn is_same(known: Option<&String>, found: Option<&String>) -> bool {
+    known.zip(found).is_none_or(|(known, found)| known == found)
 }

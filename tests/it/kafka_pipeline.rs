@@ -161,7 +161,10 @@ pub(crate) fn wait_for_stopped(handle: &PipelineHandle) -> String {
                 text = reason;
                 true
             }
-            PipelineState::Off | PipelineState::Connecting | PipelineState::Running => false,
+            PipelineState::Off
+            | PipelineState::Connecting
+            | PipelineState::Running
+            | PipelineState::Stalled(_) => false,
         }
     });
     text

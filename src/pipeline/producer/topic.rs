@@ -30,6 +30,7 @@ pub(in crate::pipeline) type Mark = LastAck;
 pub(in crate::pipeline) struct Scout {
     brokers: Brokers,
     consumer: BaseConsumer<Quiet>,
+    ears: Quiet,
 }
 
 impl std::fmt::Debug for Scout {
@@ -84,46 +85,63 @@ impl Scout {
             .set("allow.auto.create.topics", "false")
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "50");
+        let ears = Quiet::default();
         let consumer = config
-            .create_with_context(Quiet)
+            .create_with_context(ears.clone())
             .map_err(|error| KafkaTrouble::new("kafka consumer", error))?;
         Ok(Self {
             brokers: brokers.clone(),
             consumer,
+            ears,
         })
     }
 
-    /// The number of the topic's partitions; makes the topic when it is missing.
-    pub(in crate::pipeline) fn partitions(&self) -> Result<u32, KafkaTrouble> {
-        if let Some(count) = self.look()? {
-            return Ok(count);
+    /// The number of the topic's partitions. A missing topic is made if `make` says so; else it is `None`, once it
+    /// has been missing for a while: brokers that have just started may not know all of theirs.
+    pub(in crate::pipeline) fn partitions(&self, make: bool) -> Result<Option<u32>, KafkaTrouble> {
+        match self.look()? {
+            Some(count) => return Ok(Some(count)),
+            None if make => self.create()?,
+            None => {}
         }
-        self.create()?;
         // A topic just made shows up piece by piece: first nothing, then partitions without a leader.
         let clock = &self.brokers.clock;
         let deadline = clock.monotonic() + self.brokers.request_timeout;
         loop {
             let looked = self.look();
             if let Ok(Some(count)) = looked {
-                return Ok(count);
+                return Ok(Some(count));
             }
             if clock.monotonic() >= deadline {
                 let hidden =
                     KafkaTrouble::new("kafka topic", "made, but the brokers do not show it");
-                return Err(looked.err().unwrap_or(hidden));
+                return looked.and(if make { Err(hidden) } else { Ok(None) });
             }
             // Waits without a sleep of our own; nothing is assigned, so nothing comes.
             drop(self.consumer.poll(Duration::from_millis(50)));
         }
     }
 
-    fn look(&self) -> Result<Option<u32>, KafkaTrouble> {
+    /// The cluster's id as of the last answer of a broker.
+    pub(in crate::pipeline) fn cluster_id(&self) -> Option<String> {
+        cluster_id(self.consumer.client(), self.brokers.request_timeout)
+    }
+
+    /// The number of the topic's partitions; `None` when there is no such topic.
+    pub(in crate::pipeline) fn look(&self) -> Result<Option<u32>, KafkaTrouble> {
         let trouble = |reason: &dyn std::fmt::Display| KafkaTrouble::new("kafka metadata", reason);
         let name = self.brokers.topic.as_str();
         let metadata = self
             .consumer
             .fetch_metadata(Some(name), self.brokers.request_timeout)
-            .map_err(|error| trouble(&error))?;
+            .map_err(|error| {
+                // Why it failed, a refused password for one, is told to the callbacks alone.
+                drop(self.consumer.poll(Duration::from_millis(50)));
+                match self.ears.heard.lock().take() {
+                    Some(heard) => trouble(&heard),
+                    None => trouble(&error),
+                }
+            })?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
@@ -183,7 +201,7 @@ impl Scout {
     }
 
     fn admin(&self) -> Result<AdminClient<Quiet>, KafkaTrouble> {
-        let created = self.brokers.common.create_with_context(Quiet);
+        let created = self.brokers.common.create_with_context(Quiet::default());
         created.map_err(|error| KafkaTrouble::new("kafka admin client", error))
     }
 
@@ -219,7 +237,7 @@ impl Scout {
                 at_cursor,
             });
         Ok(Found {
-            cluster_id: cluster_id(self.consumer.client(), self.brokers.request_timeout),
+            cluster_id: self.cluster_id(),
             tails: tails.collect(),
         })
     }
