@@ -13,6 +13,7 @@ mod kafka;
 mod kafka_exactly_once;
 mod kafka_pipeline;
 mod kafka_worst_day;
+mod kafka_worst_day_topic;
 mod scripts;
 mod scripts_ws;
 mod shutdown;

@@ -6,13 +6,16 @@
 //! have to kill theirs are skipped then.
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -81,7 +84,7 @@ impl Broker {
                 addresses,
                 own: None,
             }),
-            None => Self::start_one(None),
+            None => Self::start_one(None, &[]),
         });
         broker.as_ref().map_or_else(|reason| skip(reason), Some)
     }
@@ -91,7 +94,15 @@ impl Broker {
         if environment("KAFKA_BROKERS").is_some() {
             return skip("KAFKA_BROKERS is set, and its brokers are not this test's to kill");
         }
-        Self::start_one(None).map_or_else(|reason| skip(&reason), Some)
+        Self::start_one(None, &[]).map_or_else(|reason| skip(&reason), Some)
+    }
+
+    /// Like [`Broker::own`], with properties of its own.
+    pub(crate) fn own_with(properties: &[&str]) -> Option<Self> {
+        if environment("KAFKA_BROKERS").is_some() {
+            return skip("KAFKA_BROKERS is set, and its brokers are set up by somebody else");
+        }
+        Self::start_one(None, properties).map_or_else(|reason| skip(&reason), Some)
     }
 
     /// Like [`Broker::own`], with a listener at [`Broker::proxied_port`] whose clients are told to connect to
@@ -100,7 +111,7 @@ impl Broker {
         if environment("KAFKA_BROKERS").is_some() {
             return skip("KAFKA_BROKERS is set, and no proxy stands before its brokers");
         }
-        Self::start_one(Some(advertised)).map_or_else(|reason| skip(&reason), Some)
+        Self::start_one(Some(advertised), &[]).map_or_else(|reason| skip(&reason), Some)
     }
 
     /// For `--kafka-brokers`.
@@ -159,8 +170,29 @@ impl Broker {
     pub(crate) fn replace(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        *own = Own::start(&own.jars, own.ports);
+        *own = Own::start(&own.jars, own.ports, &[]);
         assert!(own.is_up(), "the other broker does not start");
+    }
+
+    /// From now on none of its files may grow beyond `bytes`: what it writes fails as on a full disk, but with EFBIG in
+    /// the place of ENOSPC. `None` makes room again.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let java = self.ours().running.as_ref().expect("a running broker");
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(java.pid), Resource::Fsize, limit).unwrap();
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) fn wait_for_its_end(&self) {
+        let java = self
+            .ours()
+            .running
+            .as_ref()
+            .expect("a broker that was started");
+        wait_until("the broker ends by itself", || !java.is_alive());
     }
 
     /// Freezes it, connections and all.
@@ -197,11 +229,41 @@ impl Broker {
         });
     }
 
-    /// Removes a topic with all that it holds.
-    pub(crate) fn delete_topic(&self, name: &str) {
+    /// Changes one setting of a topic.
+    pub(crate) fn set_topic(&self, name: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let results = block_on(self.admin().alter_configs(&[change], &options)).unwrap();
+        results.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Gives a topic more partitions, `count` in all.
+    pub(crate) fn add_partitions(&self, name: &str, count: i32) {
+        let more = NewPartitions::new(name, usize::try_from(count).unwrap());
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let results = block_on(self.admin().create_partitions(&[more], &options)).unwrap();
+        results.into_iter().next().unwrap().unwrap();
+        let consumer = consumer(&self.addresses);
+        wait_until("the partitions show", || {
+            partitions_of(&consumer, name) == Some(count)
+        });
+    }
+
+    /// Whether there is such a topic.
+    pub(crate) fn has_topic(&self, name: &str) -> bool {
+        partitions_of(&consumer(&self.addresses), name).is_some()
+    }
+
+    /// Removes a topic that somebody else may have made again before anyone can see that it was gone.
+    pub(crate) fn delete_topic_while_in_use(&self, name: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let results = block_on(self.admin().delete_topics(&[name], &options)).unwrap();
         results.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Removes a topic with all that it holds.
+    pub(crate) fn delete_topic(&self, name: &str) {
+        self.delete_topic_while_in_use(name);
         let consumer = consumer(&self.addresses);
         wait_until("the topic is gone", || {
             partitions_of(&consumer, name).is_none()
@@ -216,11 +278,11 @@ impl Broker {
     }
 
     /// An error says what is missing on this machine.
-    fn start_one(advertised: Option<u16>) -> Result<Self, String> {
+    fn start_one(advertised: Option<u16>, properties: &[&str]) -> Result<Self, String> {
         let jars = jars()?;
         for _ in 0..STARTS_MAX {
             // Somebody may take a port between our look and the broker's start: then once more with others.
-            let own = Own::start(&jars, Ports::free(advertised));
+            let own = Own::start(&jars, Ports::free(advertised), properties);
             if own.is_up() {
                 return Ok(Self {
                     addresses: format!("127.0.0.1:{}", own.ports.plain),
@@ -245,7 +307,7 @@ impl Ports {
 }
 
 impl Own {
-    fn start(jars: &Path, ports: Ports) -> Self {
+    fn start(jars: &Path, ports: Ports, more: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let [controller] = free_ports();
         let Ports {
@@ -282,8 +344,10 @@ impl Own {
              share.coordinator.state.topic.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\n\
              broker.session.timeout.ms=2000\n\
-             broker.heartbeat.interval.ms=500\n",
-            data.display()
+             broker.heartbeat.interval.ms=500\n\
+             {}\n",
+            data.display(),
+            more.join("\n")
         );
         fs::write(dir.path().join("server.properties"), properties).unwrap();
         // 22 characters of base64 for 16 bytes; the last one carries two bits.

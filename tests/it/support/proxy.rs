@@ -147,11 +147,6 @@ impl Proxy {
         });
     }
 
-    /// Resets what is open, once.
-    pub(crate) fn reset(&self) {
-        self.change(|rules| rules.generation += 1);
-    }
-
     /// The n-th connection from now on is reset, towards both ends, once exactly `limits[n % limits.len()]` bytes of
     /// its requests have reached the broker. Open connections count too.
     pub(crate) fn reset_after(&self, limits: &[u64]) {
@@ -492,7 +487,7 @@ mod tests {
         let (proxy, upstream) = rig();
         proxy.throttle(1_000);
         let mut client = TcpStream::connect(proxy.address()).unwrap();
-        client.write_all(&[7; 100_000]).unwrap();
+        client.write_all(&vec![7; 100_000]).unwrap();
         let (mut broker, _) = upstream.accept().unwrap();
         let mut heard = vec![0; 500];
         broker.read_exact(&mut heard).unwrap();

@@ -71,6 +71,11 @@ impl Day {
         }
     }
 
+    /// Other flags from the next start on.
+    pub(crate) fn set(&mut self, settings: &[&str]) {
+        self.settings = settings.iter().map(ToString::to_string).collect();
+    }
+
     /// Starts the service again, with more flags for this one time.
     pub(crate) async fn restart_with(&mut self, more: &[&str]) {
         let flags = flags(&self.brokers, &self.topic, &self.settings, more);
@@ -107,7 +112,7 @@ impl Day {
             let paying = async {
                 while !condition(&self.server).await {
                     self.pay(5).await;
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             };
             let in_time = tokio::time::timeout(DEADLINE, paying).await;
@@ -120,7 +125,7 @@ impl Day {
 
     /// The number behind `name` in `/metrics`, labels included in the name.
     #[track_caller]
-    pub(crate) fn metric(&self, name: &str) -> impl Future<Output = f64> {
+    pub(crate) fn metric(&self, name: &str) -> impl Future<Output = u64> {
         let caller = std::panic::Location::caller();
         async move {
             let metrics = self.server.get("/metrics").await.body;
@@ -206,12 +211,7 @@ impl Day {
         let total = records.len();
         let taken = as_a_consumer_takes_them(records);
         assert_in_order(&taken);
-        let mut sequences: Vec<u64> = taken.iter().map(Record::sequence).collect();
-        sequences.sort_unstable();
-        let due: Vec<u64> = (1..=last)
-            .filter(|sequence| !aside.contains(sequence))
-            .collect();
-        assert_eq!(sequences, due, "every event is there");
+        assert_complete(&taken, 1, last, aside);
         let whole = self
             .acknowledged
             .iter()
@@ -225,10 +225,74 @@ impl Day {
             events: last,
             repeats: total - taken.len(),
         };
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        println!("{name}: {ledgered:?}");
+        self.tell(ledgered).await;
         ledgered
     }
+
+    /// Figures for whoever runs the tests with `--nocapture`.
+    async fn tell(&self, ledgered: Ledgered) {
+        let counted = self.metric("echopay_kafka_repeated_total").await;
+        let failed = self.metric("echopay_kafka_failed_total").await;
+        let topic = &self.topic;
+        eprintln!("{topic}: {ledgered:?}, counted as repeated {counted}, failed {failed}");
+    }
+
+    /// After an order to ship everything again into a topic that had begun in the middle: from where each partition
+    /// begins again it has everything, once and in order.
+    pub(crate) async fn end_reshipped(&self) -> Ledgered {
+        let last = self.wait_for_published().await;
+        let records = self.records();
+        let total = records.len();
+        let mut again: Vec<Record> = Vec::new();
+        for record in records {
+            let is_back = again.last().is_some_and(|before| {
+                before.partition == record.partition && record.sequence() < before.sequence()
+            });
+            if is_back {
+                again.retain(|before| before.partition != record.partition);
+            }
+            again.push(record);
+        }
+        assert_in_order(&again);
+        assert_complete(&again, 1, last, &BTreeSet::new());
+        assert_transfers(&again, &self.acknowledged);
+        let ledgered = Ledgered {
+            events: last,
+            repeats: total - again.len(),
+        };
+        self.tell(ledgered).await;
+        ledgered
+    }
+
+    /// After an order to go on in an empty topic: it has everything behind `published`, in order.
+    pub(crate) async fn end_behind(&self, published: u64) -> Ledgered {
+        let last = self.wait_for_published().await;
+        let records = self.records();
+        let total = records.len();
+        let taken = as_a_consumer_takes_them(records);
+        let held: BTreeSet<u64> = taken.iter().map(Record::sequence).collect();
+        let missing = (published + 1..=last).find(|sequence| !held.contains(sequence));
+        assert_eq!(missing, None, "everything behind {published} is there");
+        let ledgered = Ledgered {
+            events: last - published,
+            repeats: total - taken.len(),
+        };
+        self.tell(ledgered).await;
+        ledgered
+    }
+}
+
+#[track_caller]
+fn assert_complete(records: &[Record], first: u64, last: u64, aside: &BTreeSet<u64>) {
+    let held: BTreeSet<u64> = records.iter().map(Record::sequence).collect();
+    let due = (first..=last).filter(|sequence| !aside.contains(sequence));
+    let due: BTreeSet<u64> = due.collect();
+    let missing: Vec<_> = due.difference(&held).take(10).collect();
+    let beyond: Vec<_> = held.difference(&due).take(10).collect();
+    assert!(
+        missing.is_empty() && beyond.is_empty(),
+        "missing {missing:?}, too many {beyond:?}"
+    );
 }
 
 fn flags(brokers: &str, topic: &str, settings: &[String], more: &[&str]) -> Vec<String> {
