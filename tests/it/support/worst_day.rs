@@ -237,22 +237,13 @@ impl Day {
         eprintln!("{topic}: {ledgered:?}, counted as repeated {counted}, failed {failed}");
     }
 
-    /// After an order to ship everything again into a topic that had begun in the middle: from where each partition
-    /// begins again it has everything, once and in order.
+    /// After an order to ship everything again into a topic that had begun in the middle: what was told last is
+    /// everything, in order.
     pub(crate) async fn end_reshipped(&self) -> Ledgered {
         let last = self.wait_for_published().await;
         let records = self.records();
         let total = records.len();
-        let mut again: Vec<Record> = Vec::new();
-        for record in records {
-            let is_back = again.last().is_some_and(|before| {
-                before.partition == record.partition && record.sequence() < before.sequence()
-            });
-            if is_back {
-                again.retain(|before| before.partition != record.partition);
-            }
-            again.push(record);
-        }
+        let again = as_told_last(records);
         assert_in_order(&again);
         assert_complete(&again, 1, last, &BTreeSet::new());
         assert_transfers(&again, &self.acknowledged);
@@ -264,12 +255,14 @@ impl Day {
         ledgered
     }
 
-    /// After an order to go on in an empty topic: it has everything behind `published`, in order.
+    /// After an order to go on in another topic, which may have begun in the middle as well: what was told last has
+    /// everything behind `published`, in order.
     pub(crate) async fn end_behind(&self, published: u64) -> Ledgered {
         let last = self.wait_for_published().await;
         let records = self.records();
         let total = records.len();
-        let taken = as_a_consumer_takes_them(records);
+        let taken = as_told_last(records);
+        assert_rising(&taken);
         let held: BTreeSet<u64> = taken.iter().map(Record::sequence).collect();
         let missing = (published + 1..=last).find(|sequence| !held.contains(sequence));
         assert_eq!(missing, None, "everything behind {published} is there");
@@ -329,4 +322,27 @@ pub(crate) fn as_a_consumer_takes_them(mut records: Vec<Record>) -> Vec<Record> 
         is_new
     });
     records
+}
+
+/// Of each event the last record. Where a topic had begun in the middle, consumers have to take it from where it was
+/// told again.
+fn as_told_last(mut records: Vec<Record>) -> Vec<Record> {
+    let mut seen = BTreeSet::new();
+    records.reverse();
+    records.retain(|record| seen.insert(record.sequence()));
+    records.reverse();
+    records
+}
+
+#[track_caller]
+fn assert_rising(records: &[Record]) {
+    for pair in records.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        assert!(
+            before.partition != after.partition || before.sequence() < after.sequence(),
+            "{} stands behind {}",
+            after.json,
+            before.json
+        );
+    }
 }
