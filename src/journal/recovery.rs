@@ -439,8 +439,11 @@ impl Recovery<'_> {
             return Ok(());
         };
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
+        // IMPORTANT: the last page first. The store may write between two removals; what a kill leaves then is a shorter
+        // partial group, and never one without its beginning, which no start accepts.
         partial
             .iter()
+            .rev()
             .try_for_each(|key| store.remove(*key))
             .and_then(|()| store.flush())
             .and_then(|()| store.sync())

@@ -1,6 +1,9 @@
 use super::super::codec::Encoder;
+use super::super::store::tests::MemOpener;
 use super::super::store::{SledOpener, data_file};
-use super::super::testing::{assert_holds, commit, open, options, small, transfers, try_open};
+use super::super::testing::{
+    assert_holds, commit, open, open_with, options, small, transfers, try_open,
+};
 use super::super::{Config, Journal};
 use super::*;
 use crate::ids::IdCipher;
@@ -112,6 +115,29 @@ fn an_incomplete_last_group_goes_and_a_whole_one_stays() {
         let last = commit(&mut journal, 50);
         drop(journal);
         assert_holds(&open(&folder.config), last);
+    }
+}
+
+#[test]
+fn a_kill_while_an_incomplete_group_is_dropped_leaves_one_that_can_be_dropped() {
+    for killed_at in 1..=4 {
+        let folder = Folder::new();
+        let opener = Arc::new(MemOpener::default());
+        let reopen = || open_with(&folder.config, &options(), Arc::clone(&opener) as _);
+        let mut journal = reopen().unwrap();
+        let durable = commit(&mut journal, 30);
+        let cipher = IdCipher::new(&journal.settings().id_key);
+        opener.fail_after(4);
+        journal.commit(transfers(&cipher, durable, 100)).unwrap_err();
+        drop(journal);
+        // Each removal before it is on the disk, as when the store has written at a segment's border.
+        opener.fail_after(killed_at);
+        reopen().unwrap_err();
+        opener.never_fail();
+        let mut journal = reopen().unwrap();
+        assert_eq!(journal.durable(), durable);
+        let last = commit(&mut journal, 3);
+        assert_holds(&journal, last);
     }
 }
 
