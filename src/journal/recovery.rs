@@ -3,10 +3,10 @@
 //! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
-use super::page::{NO_PAGE, Page, PageHash};
+use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
 use super::raw::RawScan;
 use super::settings::{Base, merge_currencies};
-use super::store::{Opener, Purpose, Store, StoreFault, has_snapshot};
+use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, settle};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
 use super::walk::{End, Walk, WalkError, length_of, walk};
@@ -441,12 +441,17 @@ impl Recovery<'_> {
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
         // IMPORTANT: the last page first. The store may write between two removals; what a kill leaves then is a shorter
         // partial group, and never one without its beginning, which no start accepts.
+        let mut unsynced = Unsynced::default();
         partial
             .iter()
             .rev()
-            .try_for_each(|key| store.remove(*key))
-            .and_then(|()| store.flush())
-            .and_then(|()| store.sync())
+            .try_for_each(|key| {
+                if unsynced.is_sync_due(PAGE_BYTES_MAX) {
+                    settle(store)?;
+                }
+                store.remove(*key)
+            })
+            .and_then(|()| settle(store))
             .map_err(|fault| unreadable(self.layout, number, fault))
     }
 
@@ -463,6 +468,7 @@ impl Recovery<'_> {
             .collect();
         let fault = |fault| unreadable(self.layout, active.number, fault);
         let first_lost = walk.end.durable.next();
+        let mut unsynced = Unsynced::default();
         while let Some(pages) = scans
             .iter()
             .find_map(|(_, raw)| raw.group_behind(walk.end.durable, walk.end.hash))
@@ -474,6 +480,9 @@ impl Recovery<'_> {
                     path: self.layout.data_file(active.number),
                     reason: error.to_string().into(),
                 })?;
+                if unsynced.is_sync_due(bytes.len()) {
+                    settle(active.store.as_ref()).map_err(fault)?;
+                }
                 active
                     .store
                     .insert(page.header.first, bytes)
@@ -489,11 +498,7 @@ impl Recovery<'_> {
             }
         }
         if walk.end.durable >= first_lost {
-            active
-                .store
-                .flush()
-                .and_then(|()| active.store.sync())
-                .map_err(fault)?;
+            settle(active.store.as_ref()).map_err(fault)?;
             tracing::warn!(
                 from = %first_lost, to = %walk.end.durable,
                 "the store had lost its tail; put back from the data file"

@@ -1,6 +1,6 @@
 use super::super::codec::Encoder;
-use super::super::store::tests::MemOpener;
-use super::super::store::{SledOpener, data_file};
+use super::super::store::tests::{MemOpener, WatchedOpener};
+use super::super::store::{SledOpener, UNSYNCED_BYTES_MAX, data_file};
 use super::super::testing::{
     assert_holds, commit, open, open_with, options, small, transfers, try_open,
 };
@@ -225,6 +225,45 @@ fn a_tail_that_the_store_lost_is_put_back_from_its_data_file() {
     let last = commit(&mut journal, 3);
     drop(journal);
     assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn no_step_writes_more_than_may_be_lost_at_once() {
+    let folder = Folder::new();
+    let watched = || {
+        let opener = Arc::new(WatchedOpener::default());
+        let journal = open_with(&folder.config, &options(), Arc::clone(&opener) as _);
+        (journal.unwrap(), opener)
+    };
+    let is_bounded = |opener: &WatchedOpener| {
+        let most = opener.most_unsynced();
+        // The step is large enough to need a sync in between.
+        (UNSYNCED_BYTES_MAX / 2..=UNSYNCED_BYTES_MAX).contains(&most)
+    };
+    // A large group.
+    let (mut journal, opener) = watched();
+    commit(&mut journal, 1);
+    let last = commit(&mut journal, 4_000);
+    assert!(is_bounded(&opener), "{opener:?}");
+    let partial = next_pages(&journal, 4_000);
+    drop(journal);
+    // A large tail that the store lost.
+    let store = folder.store(1);
+    for page in store.pages_from(Sequence::ORIGIN, 1_000).unwrap().iter().skip(1).rev() {
+        store.remove(page.key).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let (journal, opener) = watched();
+    assert_eq!(journal.durable(), last);
+    assert!(is_bounded(&opener), "{opener:?}");
+    drop(journal);
+    // A large incomplete group.
+    insert(folder.store(1).as_ref(), &partial[..partial.len() - 1]);
+    let (journal, opener) = watched();
+    assert_eq!(journal.durable(), last);
+    assert!(is_bounded(&opener), "{opener:?}");
+    assert_holds(&journal, last);
 }
 
 #[test]
