@@ -338,7 +338,7 @@ impl Recovery<'_> {
         };
         empty.reverse();
         self.salvage(&active, &empty, &mut walk)?;
-        let start = self.settle_base(facts, active.number, expected, &walk)?;
+        let start = self.settle_base(facts, &numbers, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;
         self.discard_copies(&numbers)?;
@@ -526,26 +526,44 @@ impl Recovery<'_> {
     fn settle_base(
         &self,
         facts: &BaseFacts,
+        numbers: &[u64],
         number: u64,
         expected: Option<Start>,
         walk: &Walk,
     ) -> Result<Start, RecoveryError> {
-        if let Some(start) = expected {
-            return Ok(start);
+        let closed = numbers.iter().copied().filter(|closed| *closed < number);
+        for closed in closed.skip(1) {
+            if self.start_of(closed, false)?.is_none() {
+                let store = self.open_closed(closed)?;
+                let first = store
+                    .pages_from(Sequence::ORIGIN, 1)
+                    .map_err(|fault| unreadable(self.layout, closed, fault))?;
+                let begins = first
+                    .first()
+                    .and_then(|page| Page::parse_of(self.identity, &page.bytes).ok())
+                    .map(|page| (page.header.first, page.header.previous_hash));
+                self.remake_base(facts, closed, begins)?;
+            }
         }
+        match expected {
+            Some(start) => Ok(start),
+            None => self.remake_base(facts, number, walk.start),
+        }
+    }
+
+    /// Makes the base of a volume that lacks it, from the volume before; `begins` is how its first page says it begins.
+    fn remake_base(
+        &self,
+        facts: &BaseFacts,
+        number: u64,
+        begins: Option<(Sequence, PageHash)>,
+    ) -> Result<Start, RecoveryError> {
         let previous = number.saturating_sub(1);
         let start_before = self.start_of(previous, true)?;
-        let store = self
-            .opener
-            .open(
-                &self.layout.store(previous),
-                Purpose::Closed,
-                self.lock_wait,
-            )
-            .map_err(|fault| unreadable(self.layout, previous, fault))?;
+        let store = self.open_closed(previous)?;
         let before = self.walk(previous, store.as_ref(), start_before.map(Start::link))?;
         let (first, previous_hash) = (before.end.durable.next(), before.end.hash);
-        if !before.partial.is_empty() || walk.start != Some((first, previous_hash)) {
+        if !before.partial.is_empty() || begins != Some((first, previous_hash)) {
             return Err(RecoveryError::CorruptPage {
                 volume: number,
                 sequence: first,
@@ -565,7 +583,15 @@ impl Recovery<'_> {
             &self.layout.base(number),
             &facts.base(number, start).to_bytes(),
         )?;
+        tracing::warn!(number, "made the base of a volume again");
         Ok(start)
+    }
+
+    fn open_closed(&self, number: u64) -> Result<Arc<dyn Store>, RecoveryError> {
+        let folder = self.layout.store(number);
+        self.opener
+            .open(&folder, Purpose::Closed, self.lock_wait)
+            .map_err(|fault| unreadable(self.layout, number, fault))
     }
 
     /// The first sequence of every volume up to the active one.
@@ -624,13 +650,7 @@ impl Recovery<'_> {
         let store = if start.number == active.number {
             Arc::clone(&active.store)
         } else {
-            self.opener
-                .open(
-                    &self.layout.store(start.number),
-                    Purpose::Closed,
-                    self.lock_wait,
-                )
-                .map_err(|fault| unreadable(self.layout, start.number, fault))?
+            self.open_closed(start.number)?
         };
         let pages = store
             .pages_from(witness.durable, 1)

@@ -128,7 +128,9 @@ fn a_kill_while_an_incomplete_group_is_dropped_leaves_one_that_can_be_dropped() 
         let durable = commit(&mut journal, 30);
         let cipher = IdCipher::new(&journal.settings().id_key);
         opener.fail_after(4);
-        journal.commit(transfers(&cipher, durable, 100)).unwrap_err();
+        journal
+            .commit(transfers(&cipher, durable, 100))
+            .unwrap_err();
         drop(journal);
         // Each removal before it is on the disk, as when the store has written at a segment's border.
         opener.fail_after(killed_at);
@@ -249,7 +251,13 @@ fn no_step_writes_more_than_may_be_lost_at_once() {
     drop(journal);
     // A large tail that the store lost.
     let store = folder.store(1);
-    for page in store.pages_from(Sequence::ORIGIN, 1_000).unwrap().iter().skip(1).rev() {
+    for page in store
+        .pages_from(Sequence::ORIGIN, 1_000)
+        .unwrap()
+        .iter()
+        .skip(1)
+        .rev()
+    {
         store.remove(page.key).unwrap();
     }
     store.flush().unwrap();
@@ -443,6 +451,16 @@ fn a_base_that_a_kill_prevented_is_made_again_and_the_volumes_must_fit() {
     assert_eq!(journal.reader().size_bytes(), size_bytes);
     journal.close().unwrap();
     assert_eq!(fs::read(folder.layout().base(active)).unwrap(), base);
+    // Also those of several volumes, as a disk that was full for a while once left them.
+    let closed = folder.layout().base(active - 1);
+    let closed_base = fs::read(&closed).unwrap();
+    fs::remove_file(folder.layout().base(active)).unwrap();
+    fs::remove_file(&closed).unwrap();
+    let journal = open(&config);
+    assert_holds(&journal, last);
+    journal.close().unwrap();
+    assert_eq!(fs::read(folder.layout().base(active)).unwrap(), base);
+    assert_eq!(fs::read(closed).unwrap(), closed_base);
     // The oldest volumes may be archived; what is left is read from its base on.
     fs::remove_dir_all(folder.layout().volume(1)).unwrap();
     let journal = open(&config);

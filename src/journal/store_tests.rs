@@ -331,9 +331,7 @@ fn full_pages_never_become_blobs() {
         .open(&folder, Purpose::Active, Duration::ZERO)
         .unwrap();
     for key in 1..2_000_u64 {
-        store
-            .insert(Sequence::new(key), &full_page(key))
-            .unwrap();
+        store.insert(Sequence::new(key), &full_page(key)).unwrap();
     }
     store.flush().unwrap();
     store.sync().unwrap();
