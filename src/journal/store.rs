@@ -2,7 +2,7 @@
 //!
 //! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
 //! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
-//! - `conf` and directories are never synced: done here, when a store is made;
+//! - `conf` and directories are never synced: done here, whenever a store is opened for writing;
 //! - a kill in the middle of an open leaves `snap.*.generating`, which no later open survives: removed before;
 //! - it answers damage by panicking: every call runs in `catch_unwind`;
 //! - a handle, tree or iterator keeps the store open and locked: none leaves this file.
@@ -200,8 +200,11 @@ impl Opener for SledOpener {
             is_abandoned: AtomicBool::new(false),
         };
         if is_new {
-            // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`.
             store.flush()?;
+        }
+        if purpose == Purpose::Active {
+            // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`. Also where the file
+            // was there: whoever made it may have been killed before this.
             store.file.sync_all().map_err(fault("sync data file"))?;
             File::open(folder.join("conf"))
                 .and_then(|conf| conf.sync_all())
