@@ -92,6 +92,7 @@ impl AppError {
             Self::Recovery(
                 RecoveryError::NoRights { .. }
                 | RecoveryError::Io { .. }
+                | RecoveryError::NoRoomForCopy { .. }
                 | RecoveryError::NewerFormat { .. }
                 | RecoveryError::DevStore { .. }
                 | RecoveryError::SettingsMismatch { .. }

@@ -341,7 +341,7 @@ impl Recovery<'_> {
         let start = self.settle_base(facts, &numbers, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;
-        self.discard_copies(&numbers)?;
+        self.discard_copies(&numbers, active.number)?;
         let unsnapped = starts
             .iter()
             .map(|start| start.number)

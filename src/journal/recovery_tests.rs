@@ -229,6 +229,91 @@ fn a_tail_that_the_store_lost_is_put_back_from_its_data_file() {
     assert_holds(&open(&folder.config), last);
 }
 
+/// What an open of sled may do to a file: it is cut, and forgets its newest pages.
+fn damage(folder: &Folder) {
+    let length = fs::metadata(folder.db(1)).unwrap().len();
+    let file = File::options().write(true).open(folder.db(1)).unwrap();
+    file.set_len(length / 2).unwrap();
+}
+
+#[test]
+fn the_copy_of_a_recovery_that_did_not_end_is_put_back_at_whatever_step_it_was_killed() {
+    for killed_at in 0..4 {
+        let folder = Folder::new();
+        let mut journal = open(&folder.config);
+        for _ in 0..20 {
+            commit(&mut journal, 1_000);
+        }
+        let last = journal.durable();
+        drop(journal);
+        let layout = folder.layout();
+        let (store, copy) = (layout.store(1), layout.copy(1));
+        let aside = copy.with_extension("old");
+        fs::create_dir(&copy).unwrap();
+        for name in ["db", "conf"] {
+            fs::copy(store.join(name), copy.join(name)).unwrap();
+        }
+        match killed_at {
+            0 => damage(&folder),
+            // Nothing tells the two apart.
+            1 => {}
+            // Between the two renames, and behind them.
+            2 => fs::rename(&store, &aside).unwrap(),
+            _ => {
+                damage(&folder);
+                fs::rename(&store, &aside).unwrap();
+                fs::rename(&copy, &store).unwrap();
+            }
+        }
+        let journal = open(&folder.config);
+        assert_holds(&journal, last);
+        assert!(!copy.exists() && !aside.exists(), "{killed_at}");
+    }
+}
+
+#[test]
+fn a_copy_that_comes_back_from_the_dead_does_not_undo_what_was_acknowledged_since() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 30);
+    drop(journal);
+    let (store, copy) = (folder.layout().store(1), folder.layout().copy(1));
+    // Its incomplete last group ends behind what was acknowledged since.
+    let journal = open(&folder.config);
+    let partial = next_pages(&journal, 400);
+    drop(journal);
+    insert(folder.store(1).as_ref(), &partial[..partial.len() - 1]);
+    fs::create_dir(&copy).unwrap();
+    for name in ["db", "conf"] {
+        fs::copy(store.join(name), copy.join(name)).unwrap();
+    }
+    let dead = folder.folder.path().join("dead");
+    fs::rename(&copy, &dead).unwrap();
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 1);
+    drop(journal);
+    fs::rename(&dead, &copy).unwrap();
+    let journal = open(&folder.config);
+    assert_holds(&journal, last);
+    assert!(!copy.exists());
+}
+
+#[test]
+fn a_store_is_not_opened_without_a_copy_of_it() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 30);
+    drop(journal);
+    // Stands for a disk without room.
+    let blocked = folder.layout().copy(1).with_extension("tmp");
+    fs::write(&blocked, b"in the way").unwrap();
+    let before = fs::read(folder.db(1)).unwrap();
+    assert!(matches!(folder.refusal(), RecoveryError::Io { .. }));
+    assert_eq!(fs::read(folder.db(1)).unwrap(), before);
+    fs::remove_file(blocked).unwrap();
+    assert_holds(&open(&folder.config), last);
+}
+
 #[test]
 fn no_step_writes_more_than_may_be_lost_at_once() {
     let folder = Folder::new();

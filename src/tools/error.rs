@@ -75,6 +75,7 @@ impl ToolError {
             Self::Recovery(
                 RecoveryError::NoRights { .. }
                 | RecoveryError::Io { .. }
+                | RecoveryError::NoRoomForCopy { .. }
                 | RecoveryError::NewerFormat { .. },
             )
             | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })

@@ -189,6 +189,7 @@ impl Finding {
             RecoveryError::Locked { .. }
             | RecoveryError::NoRights { .. }
             | RecoveryError::Io { .. }
+            | RecoveryError::NoRoomForCopy { .. }
             | RecoveryError::NewerFormat { .. }
             | RecoveryError::DevStore { .. }
             | RecoveryError::CurrencyChanged { .. }
