@@ -338,6 +338,9 @@ impl Recovery<'_> {
         };
         empty.reverse();
         self.salvage(&active, &empty, &mut walk)?;
+        // What is found counts as durable from here on: a base tells of it, and the next group follows it.
+        settle(active.store.as_ref())
+            .map_err(|fault| unreadable(self.layout, active.number, fault))?;
         let start = self.settle_base(facts, &numbers, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;

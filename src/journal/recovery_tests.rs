@@ -229,6 +229,17 @@ fn a_tail_that_the_store_lost_is_put_back_from_its_data_file() {
     assert_holds(&open(&folder.config), last);
 }
 
+#[test]
+fn what_a_start_finds_is_synced_before_it_counts() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 30);
+    drop(journal);
+    let opener = Arc::new(WatchedOpener::default());
+    drop(open_with(&folder.config, &options(), Arc::clone(&opener) as _).unwrap());
+    assert!(opener.syncs() > 0);
+}
+
 /// What an open of sled may do to a file: it is cut, and forgets its newest pages.
 fn damage(folder: &Folder) {
     let length = fs::metadata(folder.db(1)).unwrap().len();

@@ -187,6 +187,11 @@ impl Opener for SledOpener {
         fs::create_dir_all(folder).map_err(fault("create folder"))?;
         remove_half_snapshots(folder).map_err(fault("remove half a snapshot"))?;
         if !is_new {
+            // IMPORTANT: sled's open lets go of, and overwrites, what the log it reads replaces. After a kill that log may
+            // lie in the page cache only.
+            File::open(&db_path)
+                .and_then(|file| file.sync_data())
+                .map_err(fault("sync data file"))?;
             touch_segments(&db_path).map_err(fault("read segment headers"))?;
         }
         let cache = match purpose {
@@ -258,6 +263,19 @@ fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
+    Ok(())
+}
+
+/// Makes what the page cache holds of a data file durable, and has the next reads come from the disk. Why: after a
+/// failed sync the kernel calls pages clean that never reached the disk, so the page cache may tell more than is there.
+pub(crate) fn read_anew(folder: &Path) -> std::io::Result<()> {
+    let file = match File::open(data_file(folder)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    file.sync_data()?;
+    // Best effort: some file systems have no page cache to drop.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use super::raw::RawScan;
 use super::recovery::{Recovery, unreadable};
-use super::store::{Purpose, Store, StoreFault, data_file};
+use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
 use super::{RecoveryError, record};
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -41,6 +41,7 @@ impl Recovery<'_> {
         let raw = if is_clean {
             None
         } else {
+            read_anew(&folder).map_err(RecoveryError::io("sync", &path))?;
             let raw = self.scan(&path)?;
             if let Some(witness) = self.youngest.filter(|witness| witness.volume == number)
                 && !raw.has_witnessed()
