@@ -64,7 +64,11 @@ pub(super) fn recover(
     let stop = Witness::read(&layout.stop())?;
     let known: Vec<Witness> = options.witnesses.iter().copied().chain(stop).collect();
     let settings = match Settings::read(&layout.settings())? {
-        Some(settings) => adopt(&layout, settings, &options)?,
+        Some(settings) => {
+            // The names of `settings` and of the folders beside it, should a start have been killed before its sync.
+            record::sync_folder(&layout.data_dir)?;
+            adopt(&layout, settings, &options)?
+        }
         None => create(&layout, options, clock, opener, &known)?,
     };
     let youngest = youngest_witness(settings.identity, &known)?;
