@@ -348,6 +348,7 @@ impl Recovery<'_> {
         let start = self.settle_base(facts, &numbers, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;
+        let ahead = self.settle_empty(active.number, walk.end, empty)?;
         self.discard_copies(&numbers, active.number)?;
         let unsnapped = starts
             .iter()
@@ -355,7 +356,6 @@ impl Recovery<'_> {
             .filter(|number| *number != active.number)
             .filter(|number| !has_snapshot(&self.layout.store(*number)))
             .collect();
-        let ahead = self.settle_empty(active.number, empty)?;
         Ok(Found {
             starts,
             active: (active.number, active.store),
@@ -685,12 +685,26 @@ impl Recovery<'_> {
     fn settle_empty(
         &self,
         active: u64,
+        end: End,
         empty: Vec<OpenedVolume>,
     ) -> Result<Option<NumberedStore>, RecoveryError> {
         let mut ahead = None;
         for OpenedVolume { number, store, .. } in empty {
             let base = self.layout.base(number);
-            if base.exists() {
+            if let Some(start) = self.start_of(number, false)? {
+                // A base is written behind its volume's first group, so it is a witness of that.
+                if start.first > end.durable {
+                    return Err(RecoveryError::LostTail {
+                        volume: number,
+                        path: self.layout.data_file(number),
+                        found: end.durable,
+                        reason: format!(
+                            "but the volume's base says that sequence {} was durable once",
+                            start.first
+                        )
+                        .into(),
+                    });
+                }
                 fs::remove_file(&base).map_err(RecoveryError::io("remove", &base))?;
                 record::sync_parent(&base)?;
             }

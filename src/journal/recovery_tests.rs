@@ -530,6 +530,32 @@ fn empty_newest_volumes_are_walked_back_over() {
 }
 
 #[test]
+fn an_empty_volume_with_a_base_has_lost_its_pages() {
+    let folder = Folder::new();
+    let config = small(folder.folder.path());
+    let mut journal = open(&config);
+    while journal.reader().witness().volume < 2 {
+        commit(&mut journal, 40);
+    }
+    let last = journal.durable();
+    journal.close().unwrap();
+    let newest = 2;
+    let base = fs::read(folder.layout().base(newest)).unwrap();
+    // All its pages are gone without a trace, and what else would tell of them.
+    fs::remove_dir_all(folder.layout().store(newest)).unwrap();
+    fs::remove_file(folder.layout().stop()).unwrap();
+    let _ = fs::remove_dir_all(folder.layout().volume(newest + 1));
+    drop(folder.store(newest));
+    match try_open(&config, &options()).unwrap_err() {
+        RecoveryError::LostTail {
+            volume: 2, found, ..
+        } => assert!(found < last),
+        other => panic!("{other}"),
+    }
+    assert_eq!(fs::read(folder.layout().base(newest)).unwrap(), base);
+}
+
+#[test]
 fn a_base_that_a_kill_prevented_is_made_again_and_the_volumes_must_fit() {
     let folder = Folder::new();
     let config = small(folder.folder.path());

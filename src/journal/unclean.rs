@@ -155,8 +155,9 @@ impl Recovery<'_> {
         for number in numbers.iter().copied() {
             let was_there = self.discard_copy(number)?;
             // A start that was killed may have discarded one without the sync.
-            if !was_there && number >= active {
-                record::sync_folder(&self.layout.volume(number))?;
+            let folder = self.layout.volume(number);
+            if !was_there && number >= active && folder.exists() {
+                record::sync_folder(&folder)?;
             }
         }
         Ok(())
