@@ -120,9 +120,10 @@ fn lock(layout: &Layout) -> Result<File, RecoveryError> {
         }
         Err(TryLockError::Error(source)) => return Err(RecoveryError::io("lock", &path)(source)),
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(RecoveryError::io("write", &path))?;
+    // The lock is the lock; the number in it is for people, and a full disk shall not bar the way.
+    let _not_told = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 
