@@ -551,7 +551,6 @@ fn work(volumes: &Volumes, task_rx: &Receiver<Task>) {
         // IMPORTANT: the old volume retires only behind the new one's base: there is no further hand-over before, so
         // that a kill leaves at most the active volume without its base.
         match volumes.write_base() {
-            Ok(false) => {}
             Ok(true) => {
                 is_base_reported = false;
                 if let Err(fault) = volumes.reopen_retired() {
@@ -563,7 +562,7 @@ fn work(volumes: &Volumes, task_rx: &Receiver<Task>) {
                 is_base_reported = true;
                 tracing::error!(%error, "cannot write a volume's base; the active one grows on");
             }
-            Err(_) => {}
+            Ok(false) | Err(_) => {}
         }
         match task_rx.recv_timeout(TICK) {
             Ok(Task::Rotated(base)) => *volumes.unwritten.lock() = Some(base),
