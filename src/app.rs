@@ -92,6 +92,7 @@ impl AppError {
             Self::Recovery(
                 RecoveryError::NoRights { .. }
                 | RecoveryError::Io { .. }
+                | RecoveryError::NoRoomForCopy { .. }
                 | RecoveryError::NewerFormat { .. }
                 | RecoveryError::Unfinished { .. }
                 | RecoveryError::DevStore { .. }
@@ -125,10 +126,12 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     tokio::select! {
         () = token.draining() => {
             let probes = Arc::clone(&running.probes);
+            let mut stopping = Box::pin(running.stop(&supervisor, &token));
             tokio::select! {
-                stopped = running.stop(&supervisor, &token) => stopped,
+                stopped = &mut stopping => stopped,
                 reason = supervisor.failed() => {
                     let disk = probes.disk_failed();
+                    abandon(stopping);
                     Err(if disk { AppError::Disk(reason) } else { AppError::Failed(reason) })
                 }
             }
@@ -136,11 +139,26 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         reason = supervisor.failed() => {
             let disk = running.probes.disk_failed();
             // Who was not answered yet shall hear that the outcome is unknown. Nothing more is owed, so this ends.
-            let drain = running.http.drain(tokio::time::sleep(FAILED_DRAIN));
+            let Running {
+                ledger,
+                pipeline,
+                subscribers,
+                http,
+                probes,
+                ..
+            } = running;
+            let drain = http.drain(tokio::time::sleep(FAILED_DRAIN));
             let _in_time = tokio::time::timeout(2 * FAILED_DRAIN, drain).await;
+            abandon((ledger, pipeline, subscribers, probes));
             Err(if disk { AppError::Disk(reason) } else { AppError::Failed(reason) })
         }
     }
+}
+
+/// Gives up parts of a process that is about to end, without their drops: those join threads, which on a dead disk may
+/// wait for a store that never closes.
+fn abandon<T>(parts: T) {
+    std::mem::forget(parts);
 }
 
 /// All parts, running.

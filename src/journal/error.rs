@@ -49,6 +49,14 @@ pub enum RecoveryError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The store was not closed in order, and there is no room for the copy without which it is not opened.
+    #[error("the disk is full: the start needs {needed_mib} MiB for a copy at {}", path.display())]
+    NoRoomForCopy {
+        /// Where the copy would be.
+        path: PathBuf,
+        /// Room that the copy takes, in MiB.
+        needed_mib: u64,
+    },
     /// Written by a newer program. Use that one.
     #[error("{} is of format {found}; this program reads up to {supported}", path.display())]
     NewerFormat {

@@ -180,7 +180,7 @@ pub struct Verified {
 pub struct CommitTiming {
     /// Encoding, hashing and handing the pages to the store.
     pub write: Duration,
-    /// Until they were durable.
+    /// Until they were durable. A large group is synced in several parts.
     pub sync: Duration,
     /// Pages written.
     pub pages: usize,

@@ -27,6 +27,8 @@ pub(super) struct RawScan {
     newest_group: Sequence,
     /// Highest sequence found.
     newest_sequence: Sequence,
+    /// Highest last sequence of a group of which the last page was found.
+    newest_end: Sequence,
     has_witnessed: bool,
 }
 
@@ -111,6 +113,9 @@ impl RawScan {
         if identity.is_none_or(|identity| identity.includes(page.header.identity)) {
             self.newest_group = self.newest_group.max(page.header.group);
             self.newest_sequence = self.newest_sequence.max(page.header.last);
+            if page.header.index.checked_add(1) == Some(page.header.count) {
+                self.newest_end = self.newest_end.max(page.header.last);
+            }
             let hash = page.hash();
             self.has_witnessed |= witnessed.is_none_or(|known| known == (page.header.last, hash));
             self.keep(&page, hash);
@@ -146,6 +151,11 @@ impl RawScan {
     /// Highest sequence of any page.
     pub(super) const fn newest_sequence(&self) -> Sequence {
         self.newest_sequence
+    }
+
+    /// Highest last sequence of any group whose last page is here.
+    pub(super) const fn newest_end(&self) -> Sequence {
+        self.newest_end
     }
 
     /// Highest first sequence of any page's group. The writer begins a group only after the one before is durable, so

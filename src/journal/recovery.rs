@@ -3,10 +3,10 @@
 //! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
-use super::page::{NO_PAGE, Page, PageHash};
+use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
 use super::raw::RawScan;
 use super::settings::{Base, merge_currencies};
-use super::store::{Opener, Purpose, Store, StoreFault, has_snapshot};
+use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, settle};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
 use super::walk::{End, Walk, WalkError, length_of, walk};
@@ -67,7 +67,11 @@ pub(super) fn recover(
     let stop = Witness::read(&layout.stop())?;
     let known: Vec<Witness> = options.witnesses.iter().copied().chain(stop).collect();
     let settings = match Settings::read(&layout.settings())? {
-        Some(settings) => adopt(&layout, settings, &options)?,
+        Some(settings) => {
+            // The names of `settings` and of the folders beside it, should a start have been killed before its sync.
+            record::sync_folder(&layout.data_dir)?;
+            adopt(&layout, settings, &options)?
+        }
         None => create(&layout, options, clock, opener, &known)?,
     };
     let lineage = Lineage::read(&layout.lineage(), settings.identity)?;
@@ -130,9 +134,10 @@ pub(super) fn lock(layout: &Layout) -> Result<File, RecoveryError> {
         }
         Err(TryLockError::Error(source)) => return Err(RecoveryError::io("lock", &path)(source)),
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(RecoveryError::io("write", &path))?;
+    // The lock is the lock; the number in it is for people, and a full disk shall not bar the way.
+    let _not_told = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 
@@ -345,17 +350,20 @@ impl Recovery<'_> {
         };
         empty.reverse();
         self.salvage(&active, &empty, &mut walk)?;
-        let start = self.settle_base(facts, active.number, expected, &walk)?;
+        // What is found counts as durable from here on: a base tells of it, and the next group follows it.
+        settle(active.store.as_ref())
+            .map_err(|fault| unreadable(self.layout, active.number, fault))?;
+        let start = self.settle_base(facts, &numbers, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;
-        self.discard_copies(&numbers)?;
+        let ahead = self.settle_empty(active.number, walk.end, empty)?;
+        self.discard_copies(&numbers, active.number)?;
         let unsnapped = starts
             .iter()
             .map(|start| start.number)
             .filter(|number| *number != active.number)
             .filter(|number| !has_snapshot(&self.layout.store(*number)))
             .collect();
-        let ahead = self.settle_empty(active.number, empty)?;
         Ok(Found {
             starts,
             active: (active.number, active.store),
@@ -446,11 +454,19 @@ impl Recovery<'_> {
             return Ok(());
         };
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
+        // IMPORTANT: the last page first. The store may write between two removals; what a kill leaves then is a shorter
+        // partial group, and never one without its beginning, which no start accepts.
+        let mut unsynced = Unsynced::default();
         partial
             .iter()
-            .try_for_each(|key| store.remove(*key))
-            .and_then(|()| store.flush())
-            .and_then(|()| store.sync())
+            .rev()
+            .try_for_each(|key| {
+                if unsynced.is_sync_due(PAGE_BYTES_MAX) {
+                    settle(store)?;
+                }
+                store.remove(*key)
+            })
+            .and_then(|()| settle(store))
             .map_err(|fault| unreadable(self.layout, number, fault))
     }
 
@@ -467,6 +483,7 @@ impl Recovery<'_> {
             .collect();
         let fault = |fault| unreadable(self.layout, active.number, fault);
         let first_lost = walk.end.durable.next();
+        let mut unsynced = Unsynced::default();
         while let Some(pages) = scans
             .iter()
             .find_map(|(_, raw)| raw.group_behind(walk.end.durable, walk.end.hash))
@@ -478,6 +495,9 @@ impl Recovery<'_> {
                     path: self.layout.data_file(active.number),
                     reason: error.to_string().into(),
                 })?;
+                if unsynced.is_sync_due(bytes.len()) {
+                    settle(active.store.as_ref()).map_err(fault)?;
+                }
                 active
                     .store
                     .insert(page.header.first, bytes)
@@ -493,11 +513,7 @@ impl Recovery<'_> {
             }
         }
         if walk.end.durable >= first_lost {
-            active
-                .store
-                .flush()
-                .and_then(|()| active.store.sync())
-                .map_err(fault)?;
+            settle(active.store.as_ref()).map_err(fault)?;
             tracing::warn!(
                 from = %first_lost, to = %walk.end.durable,
                 "the store had lost its tail; put back from the data file"
@@ -525,26 +541,44 @@ impl Recovery<'_> {
     fn settle_base(
         &self,
         facts: &BaseFacts,
+        numbers: &[u64],
         number: u64,
         expected: Option<Start>,
         walk: &Walk,
     ) -> Result<Start, RecoveryError> {
-        if let Some(start) = expected {
-            return Ok(start);
+        let closed = numbers.iter().copied().filter(|closed| *closed < number);
+        for closed in closed.skip(1) {
+            if self.start_of(closed, false)?.is_none() {
+                let store = self.open_closed(closed)?;
+                let first = store
+                    .pages_from(Sequence::ORIGIN, 1)
+                    .map_err(|fault| unreadable(self.layout, closed, fault))?;
+                let begins = first
+                    .first()
+                    .and_then(|page| Page::parse_of(self.identity, &page.bytes).ok())
+                    .map(|page| (page.header.first, page.header.previous_hash));
+                self.remake_base(facts, closed, begins)?;
+            }
         }
+        match expected {
+            Some(start) => Ok(start),
+            None => self.remake_base(facts, number, walk.start),
+        }
+    }
+
+    /// Makes the base of a volume that lacks it, from the volume before; `begins` is how its first page says it begins.
+    fn remake_base(
+        &self,
+        facts: &BaseFacts,
+        number: u64,
+        begins: Option<(Sequence, PageHash)>,
+    ) -> Result<Start, RecoveryError> {
         let previous = number.saturating_sub(1);
         let start_before = self.start_of(previous, true)?;
-        let store = self
-            .opener
-            .open(
-                &self.layout.store(previous),
-                Purpose::Closed,
-                self.lock_wait,
-            )
-            .map_err(|fault| unreadable(self.layout, previous, fault))?;
+        let store = self.open_closed(previous)?;
         let before = self.walk(previous, store.as_ref(), start_before.map(Start::link))?;
         let (first, previous_hash) = (before.end.durable.next(), before.end.hash);
-        if !before.partial.is_empty() || walk.start != Some((first, previous_hash)) {
+        if !before.partial.is_empty() || begins != Some((first, previous_hash)) {
             return Err(RecoveryError::CorruptPage {
                 volume: number,
                 sequence: first,
@@ -564,7 +598,15 @@ impl Recovery<'_> {
             &self.layout.base(number),
             &facts.base(number, start).to_bytes(),
         )?;
+        tracing::warn!(number, "made the base of a volume again");
         Ok(start)
+    }
+
+    fn open_closed(&self, number: u64) -> Result<Arc<dyn Store>, RecoveryError> {
+        let folder = self.layout.store(number);
+        self.opener
+            .open(&folder, Purpose::Closed, self.lock_wait)
+            .map_err(|fault| unreadable(self.layout, number, fault))
     }
 
     /// The first sequence of every volume up to the active one.
@@ -623,13 +665,7 @@ impl Recovery<'_> {
         let store = if start.number == active.number {
             Arc::clone(&active.store)
         } else {
-            self.opener
-                .open(
-                    &self.layout.store(start.number),
-                    Purpose::Closed,
-                    self.lock_wait,
-                )
-                .map_err(|fault| unreadable(self.layout, start.number, fault))?
+            self.open_closed(start.number)?
         };
         let pages = store
             .pages_from(witness.durable, 1)
@@ -657,12 +693,26 @@ impl Recovery<'_> {
     fn settle_empty(
         &self,
         active: u64,
+        end: End,
         empty: Vec<OpenedVolume>,
     ) -> Result<Option<NumberedStore>, RecoveryError> {
         let mut ahead = None;
         for OpenedVolume { number, store, .. } in empty {
             let base = self.layout.base(number);
-            if base.exists() {
+            if let Some(start) = self.start_of(number, false)? {
+                // A base is written behind its volume's first group, so it is a witness of that.
+                if start.first > end.durable {
+                    return Err(RecoveryError::LostTail {
+                        volume: number,
+                        path: self.layout.data_file(number),
+                        found: end.durable,
+                        reason: format!(
+                            "but the volume's base says that sequence {} was durable once",
+                            start.first
+                        )
+                        .into(),
+                    });
+                }
                 fs::remove_file(&base).map_err(RecoveryError::io("remove", &base))?;
                 record::sync_parent(&base)?;
             }

@@ -1,6 +1,9 @@
 use super::super::codec::Encoder;
-use super::super::store::{SledOpener, data_file};
-use super::super::testing::{assert_holds, commit, open, options, small, transfers, try_open};
+use super::super::store::tests::{MemOpener, WatchedOpener};
+use super::super::store::{SledOpener, UNSYNCED_BYTES_MAX, data_file};
+use super::super::testing::{
+    assert_holds, commit, open, open_with, options, small, transfers, try_open,
+};
 use super::super::{Config, Journal};
 use super::*;
 use crate::clock::SystemClock;
@@ -117,6 +120,31 @@ fn an_incomplete_last_group_goes_and_a_whole_one_stays() {
 }
 
 #[test]
+fn a_kill_while_an_incomplete_group_is_dropped_leaves_one_that_can_be_dropped() {
+    for killed_at in 1..=4 {
+        let folder = Folder::new();
+        let opener = Arc::new(MemOpener::default());
+        let reopen = || open_with(&folder.config, &options(), Arc::clone(&opener) as _);
+        let mut journal = reopen().unwrap();
+        let durable = commit(&mut journal, 30);
+        let cipher = IdCipher::new(&journal.settings().id_key);
+        opener.fail_after(4);
+        journal
+            .commit(transfers(&cipher, durable, 100))
+            .unwrap_err();
+        drop(journal);
+        // Each removal before it is on the disk, as when the store has written at a segment's border.
+        opener.fail_after(killed_at);
+        reopen().unwrap_err();
+        opener.never_fail();
+        let mut journal = reopen().unwrap();
+        assert_eq!(journal.durable(), durable);
+        let last = commit(&mut journal, 3);
+        assert_holds(&journal, last);
+    }
+}
+
+#[test]
 fn an_incomplete_group_in_the_middle_is_refused() {
     let folder = Folder::new();
     let mut journal = open(&folder.config);
@@ -200,6 +228,148 @@ fn a_tail_that_the_store_lost_is_put_back_from_its_data_file() {
     let last = commit(&mut journal, 3);
     drop(journal);
     assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn what_a_start_finds_is_synced_before_it_counts() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 30);
+    drop(journal);
+    let opener = Arc::new(WatchedOpener::default());
+    drop(open_with(&folder.config, &options(), Arc::clone(&opener) as _).unwrap());
+    assert!(opener.syncs() > 0);
+}
+
+/// What an open of sled may do to a file: it is cut, and forgets its newest pages.
+fn damage(folder: &Folder) {
+    let length = fs::metadata(folder.db(1)).unwrap().len();
+    let file = File::options().write(true).open(folder.db(1)).unwrap();
+    file.set_len(length / 2).unwrap();
+}
+
+#[test]
+fn the_copy_of_a_recovery_that_did_not_end_is_put_back_at_whatever_step_it_was_killed() {
+    for killed_at in 0..4 {
+        let folder = Folder::new();
+        let mut journal = open(&folder.config);
+        for _ in 0..20 {
+            commit(&mut journal, 1_000);
+        }
+        let last = journal.durable();
+        drop(journal);
+        let layout = folder.layout();
+        let (store, copy) = (layout.store(1), layout.copy(1));
+        let aside = copy.with_extension("old");
+        fs::create_dir(&copy).unwrap();
+        for name in ["db", "conf"] {
+            fs::copy(store.join(name), copy.join(name)).unwrap();
+        }
+        match killed_at {
+            0 => damage(&folder),
+            // Nothing tells the two apart.
+            1 => {}
+            // Between the two renames, and behind them.
+            2 => fs::rename(&store, &aside).unwrap(),
+            _ => {
+                damage(&folder);
+                fs::rename(&store, &aside).unwrap();
+                fs::rename(&copy, &store).unwrap();
+            }
+        }
+        let journal = open(&folder.config);
+        assert_holds(&journal, last);
+        assert!(!copy.exists() && !aside.exists(), "{killed_at}");
+    }
+}
+
+#[test]
+fn a_copy_that_comes_back_from_the_dead_does_not_undo_what_was_acknowledged_since() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    commit(&mut journal, 30);
+    drop(journal);
+    // The copy has an incomplete last group, of which the store keeps nothing. It ends behind what was acknowledged since.
+    let journal = open(&folder.config);
+    let partial = next_pages(&journal, 400);
+    journal.close().unwrap();
+    let (store, copy) = (folder.layout().store(1), folder.layout().copy(1));
+    let dead = folder.folder.path().join("dead");
+    fs::create_dir(&dead).unwrap();
+    for name in ["db", "conf"] {
+        fs::copy(store.join(name), dead.join(name)).unwrap();
+    }
+    let dead_store = SledOpener.open(&dead, Purpose::Active, Duration::ZERO);
+    insert(dead_store.unwrap().as_ref(), &partial[..partial.len() - 1]);
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 1);
+    drop(journal);
+    fs::rename(&dead, &copy).unwrap();
+    let journal = open(&folder.config);
+    assert_holds(&journal, last);
+    assert!(!copy.exists());
+}
+
+#[test]
+fn a_store_is_not_opened_without_a_copy_of_it() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    let last = commit(&mut journal, 30);
+    drop(journal);
+    // Stands for a disk without room.
+    let blocked = folder.layout().copy(1).with_extension("tmp");
+    fs::write(&blocked, b"in the way").unwrap();
+    let before = fs::read(folder.db(1)).unwrap();
+    let refusal = folder.refusal().to_string();
+    assert!(refusal.contains("copy the store aside"), "{refusal}");
+    assert_eq!(fs::read(folder.db(1)).unwrap(), before);
+    fs::remove_file(blocked).unwrap();
+    assert_holds(&open(&folder.config), last);
+}
+
+#[test]
+fn no_step_writes_more_than_may_be_lost_at_once() {
+    let folder = Folder::new();
+    let watched = || {
+        let opener = Arc::new(WatchedOpener::default());
+        let journal = open_with(&folder.config, &options(), Arc::clone(&opener) as _);
+        (journal.unwrap(), opener)
+    };
+    let is_bounded = |opener: &WatchedOpener| {
+        let most = opener.most_unsynced();
+        // The step is large enough to need a sync in between.
+        (UNSYNCED_BYTES_MAX / 2..=UNSYNCED_BYTES_MAX).contains(&most)
+    };
+    // A large group.
+    let (mut journal, opener) = watched();
+    commit(&mut journal, 1);
+    let last = commit(&mut journal, 4_000);
+    assert!(is_bounded(&opener), "{opener:?}");
+    let partial = next_pages(&journal, 4_000);
+    drop(journal);
+    // A large tail that the store lost.
+    let store = folder.store(1);
+    for page in store
+        .pages_from(Sequence::ORIGIN, 1_000)
+        .unwrap()
+        .iter()
+        .skip(1)
+        .rev()
+    {
+        store.remove(page.key).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let (journal, opener) = watched();
+    assert_eq!(journal.durable(), last);
+    assert!(is_bounded(&opener), "{opener:?}");
+    drop(journal);
+    // A large incomplete group.
+    insert(folder.store(1).as_ref(), &partial[..partial.len() - 1]);
+    let (journal, opener) = watched();
+    assert_eq!(journal.durable(), last);
+    assert!(is_bounded(&opener), "{opener:?}");
+    assert_holds(&journal, last);
 }
 
 #[test]
@@ -362,6 +532,32 @@ fn empty_newest_volumes_are_walked_back_over() {
 }
 
 #[test]
+fn an_empty_volume_with_a_base_has_lost_its_pages() {
+    let folder = Folder::new();
+    let config = small(folder.folder.path());
+    let mut journal = open(&config);
+    while journal.reader().witness().volume < 2 {
+        commit(&mut journal, 40);
+    }
+    let last = journal.durable();
+    journal.close().unwrap();
+    let newest = 2;
+    let base = fs::read(folder.layout().base(newest)).unwrap();
+    // All its pages are gone without a trace, and what else would tell of them.
+    fs::remove_dir_all(folder.layout().store(newest)).unwrap();
+    fs::remove_file(folder.layout().stop()).unwrap();
+    let _ = fs::remove_dir_all(folder.layout().volume(newest + 1));
+    drop(folder.store(newest));
+    match try_open(&config, &options()).unwrap_err() {
+        RecoveryError::LostTail {
+            volume: 2, found, ..
+        } => assert!(found < last),
+        other => panic!("{other}"),
+    }
+    assert_eq!(fs::read(folder.layout().base(newest)).unwrap(), base);
+}
+
+#[test]
 fn a_base_that_a_kill_prevented_is_made_again_and_the_volumes_must_fit() {
     let folder = Folder::new();
     let config = small(folder.folder.path());
@@ -379,6 +575,16 @@ fn a_base_that_a_kill_prevented_is_made_again_and_the_volumes_must_fit() {
     assert_eq!(journal.reader().size_bytes(), size_bytes);
     journal.close().unwrap();
     assert_eq!(fs::read(folder.layout().base(active)).unwrap(), base);
+    // Also those of several volumes, as a disk that was full for a while once left them.
+    let closed = folder.layout().base(active - 1);
+    let closed_base = fs::read(&closed).unwrap();
+    fs::remove_file(folder.layout().base(active)).unwrap();
+    fs::remove_file(&closed).unwrap();
+    let journal = open(&config);
+    assert_holds(&journal, last);
+    journal.close().unwrap();
+    assert_eq!(fs::read(folder.layout().base(active)).unwrap(), base);
+    assert_eq!(fs::read(closed).unwrap(), closed_base);
     // The oldest volumes may be archived; what is left is read from its base on.
     fs::remove_dir_all(folder.layout().volume(1)).unwrap();
     let journal = open(&config);

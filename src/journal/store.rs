@@ -2,7 +2,7 @@
 //!
 //! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
 //! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
-//! - `conf` and directories are never synced: done here, when a store is made;
+//! - `conf` and directories are never synced: done here, whenever a store is opened for writing;
 //! - a kill in the middle of an open leaves `snap.*.generating`, which no later open survives: removed before;
 //! - it answers damage by panicking: every call runs in `catch_unwind`;
 //! - a handle, tree or iterator keeps the store open and locked: none leaves this file.
@@ -28,6 +28,21 @@ const _: () = assert!(
     NODE_PAGES_MAX * PAGE_BYTES_MAX < SEGMENT_BYTES / 4 - 20,
     "a larger message becomes a blob file, which sled never syncs"
 );
+/// Bytes of pages that may be written between two syncs, 32 full pages: what keeps sled's log recoverable when a power
+/// cut leaves any part of what was not synced.
+///
+/// sled calls a part of its log stable once it is handed to the disk (`sync_file_range`), which is not durable. Each new
+/// segment's header names the stable end as of its making; a later open trusts the highest that it finds, up to the
+/// segment below it, and segments whose pages were all replaced below it are used again. Let the last sync be in segment
+/// n. The header of n + 1 then names that point, the header of n + 2 at most the end of n: still a promise about
+/// segments whose headers are synced, and only n - 1 and older are let go. Only the header of n + 3 can name the end of
+/// n + 1 while the rest of n may be lost: the open then finds no beginning of the tail and gives an *empty* store, and
+/// what n replaced may be overwritten. So fewer than three borders may lie between two syncs, which holds for up to two
+/// segments of log, 1 MiB. A page costs 3.9 times its bytes of log on average (its own message, and the node of up to 17
+/// pages written anew as it grows and is split) and at most 5.6 times over 32 pages; `store_tests` holds it below 8.
+pub(crate) const UNSYNCED_BYTES_MAX: usize = 2 * SEGMENT_BYTES / LOG_AMPLIFICATION_MAX;
+/// Bound of the bytes of log for a byte of pages, see [`UNSYNCED_BYTES_MAX`].
+const LOG_AMPLIFICATION_MAX: usize = 8;
 const ACTIVE_CACHE_BYTES: u64 = 16 << 20;
 const CLOSED_CACHE_BYTES: u64 = 1 << 20;
 const LOCK_POLL: Duration = Duration::from_millis(5);
@@ -91,6 +106,28 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn abandon(&self);
 }
 
+/// Makes everything written so far durable.
+pub(crate) fn settle(store: &dyn Store) -> Result<(), StoreFault> {
+    store.flush()?;
+    store.sync()
+}
+
+/// Counts what is written to a store between two syncs.
+#[derive(Debug, Default)]
+pub(crate) struct Unsynced {
+    bytes: usize,
+}
+
+impl Unsynced {
+    /// Counts `bytes` that are about to be written; whether [`settle`] must be called before that.
+    pub(crate) const fn is_sync_due(&mut self, bytes: usize) -> bool {
+        let sum = self.bytes.saturating_add(bytes);
+        let is_due = sum > UNSYNCED_BYTES_MAX && self.bytes > 0;
+        self.bytes = if is_due { bytes } else { sum };
+        is_due
+    }
+}
+
 /// What a store is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
@@ -150,27 +187,29 @@ impl Opener for SledOpener {
         fs::create_dir_all(folder).map_err(fault("create folder"))?;
         remove_half_snapshots(folder).map_err(fault("remove half a snapshot"))?;
         if !is_new {
+            // IMPORTANT: sled's open lets go of, and overwrites, what the log it reads replaces. After a kill that log may
+            // lie in the page cache only.
+            File::open(&db_path)
+                .and_then(|file| file.sync_data())
+                .map_err(fault("sync data file"))?;
             touch_segments(&db_path).map_err(fault("read segment headers"))?;
         }
         let cache = match purpose {
             Purpose::Active => ACTIVE_CACHE_BYTES,
             Purpose::Closed => CLOSED_CACHE_BYTES,
         };
-        let config = sled::Config::new()
-            .path(folder)
-            .mode(sled::Mode::HighThroughput)
-            .cache_capacity(cache)
-            .segment_size(SEGMENT_BYTES)
-            .flush_every_ms(None);
-        let db = open_patiently(&config, lock_wait)?;
+        let db = open_patiently(&config(folder, cache), lock_wait)?;
         let store = SledStore {
             db: Some(db),
             file: File::open(&db_path).map_err(fault("open data file"))?,
             is_abandoned: AtomicBool::new(false),
         };
         if is_new {
-            // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`.
             store.flush()?;
+        }
+        if purpose == Purpose::Active {
+            // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`. Also where the file
+            // was there: whoever made it may have been killed before this.
             store.file.sync_all().map_err(fault("sync data file"))?;
             File::open(folder.join("conf"))
                 .and_then(|conf| conf.sync_all())
@@ -187,6 +226,15 @@ impl Opener for SledOpener {
         }
         Ok(Arc::new(store))
     }
+}
+
+fn config(folder: &Path, cache_bytes: u64) -> sled::Config {
+    sled::Config::new()
+        .path(folder)
+        .mode(sled::Mode::HighThroughput)
+        .cache_capacity(cache_bytes)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(None)
 }
 
 /// sled lets go of its own lock some time after the last handle is gone: waits for that, but not for ever.
@@ -215,6 +263,19 @@ fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
+    Ok(())
+}
+
+/// Makes what the page cache holds of a data file durable, and has the next reads come from the disk. Why: after a
+/// failed sync the kernel calls pages clean that never reached the disk, so the page cache may tell more than is there.
+pub(crate) fn read_anew(folder: &Path) -> std::io::Result<()> {
+    let file = match File::open(data_file(folder)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    file.sync_data()?;
+    // Best effort: some file systems have no page cache to drop.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     Ok(())
 }
 

@@ -133,6 +133,93 @@ impl Store for MemStore {
     fn abandon(&self) {}
 }
 
+/// sled stores, and the most that was ever written to one of them between two syncs.
+#[derive(Debug, Default)]
+pub(crate) struct WatchedOpener {
+    watch: Arc<Watch>,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    unsynced: Mutex<usize>,
+    most_unsynced: Mutex<usize>,
+    syncs: Mutex<usize>,
+}
+
+impl Watch {
+    fn wrote(&self, bytes: usize) {
+        let mut unsynced = self.unsynced.lock();
+        *unsynced += bytes;
+        let mut most = self.most_unsynced.lock();
+        *most = unsynced.max(*most);
+    }
+}
+
+#[derive(Debug)]
+struct WatchedStore {
+    store: Arc<dyn Store>,
+    watch: Arc<Watch>,
+}
+
+impl WatchedOpener {
+    /// Bytes of pages; a removed page counts as a full one.
+    pub(crate) fn most_unsynced(&self) -> usize {
+        *self.watch.most_unsynced.lock()
+    }
+
+    /// Syncs of all stores so far.
+    pub(crate) fn syncs(&self) -> usize {
+        *self.watch.syncs.lock()
+    }
+}
+
+impl Opener for WatchedOpener {
+    fn open(
+        &self,
+        folder: &Path,
+        purpose: Purpose,
+        lock_wait: Duration,
+    ) -> Result<Arc<dyn Store>, StoreFault> {
+        let store = SledOpener.open(folder, purpose, lock_wait)?;
+        let watch = Arc::clone(&self.watch);
+        Ok(Arc::new(WatchedStore { store, watch }))
+    }
+}
+
+impl Store for WatchedStore {
+    fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
+        self.watch.wrote(page.len());
+        self.store.insert(key, page)
+    }
+
+    fn remove(&self, key: Sequence) -> Result<(), StoreFault> {
+        self.watch.wrote(PAGE_BYTES_MAX);
+        self.store.remove(key)
+    }
+
+    fn flush(&self) -> Result<(), StoreFault> {
+        self.store.flush()
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        *self.watch.unsynced.lock() = 0;
+        *self.watch.syncs.lock() += 1;
+        self.store.sync()
+    }
+
+    fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {
+        self.store.pages_from(from, pages_max)
+    }
+
+    fn length_bytes(&self) -> Result<u64, StoreFault> {
+        self.store.length_bytes()
+    }
+
+    fn abandon(&self) {
+        self.store.abandon();
+    }
+}
+
 /// What the journal relies on, for any store.
 #[track_caller]
 fn keeps_the_contract(opener: &dyn Opener) {
@@ -208,6 +295,34 @@ fn a_store_that_someone_holds_is_refused_after_a_wait() {
     drop(store);
 }
 
+/// Incompressible and unlike its neighbours, so that nothing is shared between the pages of a node.
+fn full_page(key: u64) -> Vec<u8> {
+    (0..PAGE_BYTES_MAX.div_ceil(32))
+        .flat_map(|part| *blake3::hash(&(key, part).0.to_le_bytes()).as_bytes())
+        .take(PAGE_BYTES_MAX)
+        .collect()
+}
+
+#[test]
+fn what_is_written_between_two_syncs_takes_less_than_two_segments_of_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut most = 0;
+    let mut grown = std::collections::VecDeque::new();
+    for opening in 0..2_u64 {
+        let db = config(folder.path(), ACTIVE_CACHE_BYTES).open().unwrap();
+        for key in opening * 1_000 + 1..=(opening + 1) * 1_000 {
+            db.insert(key.to_be_bytes(), full_page(key)).unwrap();
+            grown.push_back(db.flush().unwrap());
+            if grown.len() > UNSYNCED_BYTES_MAX / PAGE_BYTES_MAX {
+                grown.pop_front();
+            }
+            most = most.max(grown.iter().sum());
+        }
+    }
+    assert!(most > UNSYNCED_BYTES_MAX, "the log's growth is not seen");
+    assert!(most < 2 * SEGMENT_BYTES, "{most} bytes of log");
+}
+
 #[test]
 fn full_pages_never_become_blobs() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,12 +331,7 @@ fn full_pages_never_become_blobs() {
         .open(&folder, Purpose::Active, Duration::ZERO)
         .unwrap();
     for key in 1..2_000_u64 {
-        // Incompressible and unlike its neighbours, so that nothing is shared between the pages of a node.
-        let page: Vec<u8> = (0..PAGE_BYTES_MAX.div_ceil(32))
-            .flat_map(|part| *blake3::hash(&(key, part).0.to_le_bytes()).as_bytes())
-            .take(PAGE_BYTES_MAX)
-            .collect();
-        store.insert(Sequence::new(key), &page).unwrap();
+        store.insert(Sequence::new(key), &full_page(key)).unwrap();
     }
     store.flush().unwrap();
     store.sync().unwrap();

@@ -3,11 +3,11 @@
 //! The store may cut its data file at an open: so our pages in it are scanned before, and its files are copied aside
 //! until the recovery has ended well.
 
-use super::RecoveryError;
 use super::raw::RawScan;
 use super::recovery::{Recovery, unreadable};
-use super::store::{Purpose, Store, StoreFault, data_file};
-use std::fs;
+use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
+use super::{RecoveryError, record};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ impl Recovery<'_> {
         let raw = if is_clean {
             None
         } else {
+            read_anew(&folder).map_err(RecoveryError::io("sync", &path))?;
             let raw = self.scan(&path)?;
             if let Some(witness) = self.youngest.filter(|witness| witness.volume == number)
                 && !raw.has_witnessed()
@@ -59,7 +60,7 @@ impl Recovery<'_> {
                 });
             }
             if !raw.is_empty() {
-                self.keep_copy(number);
+                self.keep_copy(number)?;
             }
             Some(raw)
         };
@@ -83,31 +84,31 @@ impl Recovery<'_> {
         RawScan::of(path, self.identity, witnessed).map_err(RecoveryError::io("scan", path))
     }
 
-    /// Copies the store's files aside, since an open may cut them. Without room for that the open goes on: the pages
-    /// that a scan keeps still guard the tail.
-    fn keep_copy(&self, number: u64) {
+    /// Copies the store's files aside, durably, since an open may cut them.
+    fn keep_copy(&self, number: u64) -> Result<(), RecoveryError> {
         let (folder, copy) = (self.layout.store(number), self.layout.copy(number));
         let half = copy.with_extension("tmp");
-        let copied = remove_folder(&half)
-            .and_then(|()| fs::create_dir(&half))
-            .and_then(|()| {
-                for entry in fs::read_dir(&folder)? {
-                    let entry = entry?;
-                    if entry.file_type()?.is_file() {
-                        fs::copy(entry.path(), half.join(entry.file_name()))?;
-                    }
+        copy_files(&folder, &half)
+            .and_then(|()| fs::rename(&half, &copy))
+            .map_err(|source| {
+                let _ = remove_folder(&half);
+                if matches!(
+                    source.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) {
+                    let needed_bytes = size_of_files(&folder);
+                    return RecoveryError::NoRoomForCopy {
+                        path: copy.clone(),
+                        needed_mib: needed_bytes.div_ceil(1 << 20),
+                    };
                 }
-                Ok(())
-            })
-            .and_then(|()| fs::rename(&half, &copy));
-        if let Err(error) = copied {
-            tracing::warn!(%error, number, "no copy of an uncleanly closed volume was made");
-            let _ = remove_folder(&half);
-        }
+                RecoveryError::io("copy the store aside as", &copy)(source)
+            })?;
+        record::sync_parent(&copy)
     }
 
-    /// A copy that is still there says that a recovery did not end. It is put back where it holds more than what that
-    /// recovery left.
+    /// A copy that is still there says that a recovery did not end, and so that nothing was acknowledged since: it is
+    /// put back. Unless the store went on from it, and a file system has brought the copy back from the dead.
     fn restore_copy(&self, number: u64) -> Result<(), RecoveryError> {
         let (folder, copy) = (self.layout.store(number), self.layout.copy(number));
         if !copy.exists() {
@@ -115,33 +116,73 @@ impl Recovery<'_> {
         }
         let kept = self.scan(&data_file(&copy))?;
         let left = self.scan(&self.layout.data_file(number))?;
-        if kept.newest_sequence() > left.newest_sequence() {
-            tracing::warn!(
-                number,
-                "an earlier recovery did not end; starting from its copy"
-            );
-            remove_folder(&folder).map_err(RecoveryError::io("remove", &folder))?;
-            fs::rename(&copy, &folder).map_err(RecoveryError::io("rename", &copy))
-        } else {
-            self.discard_copy(number)
+        if left.newest_end() > kept.newest_end() {
+            return self.discard_copy(number).map(drop);
         }
+        tracing::warn!(
+            number,
+            "an earlier recovery did not end; starting from its copy"
+        );
+        // IMPORTANT: the store's own files are removed only once the copy durably has their name.
+        let aside = copy.with_extension("old");
+        if folder.exists() {
+            remove_folder(&aside).map_err(RecoveryError::io("remove", &aside))?;
+            fs::rename(&folder, &aside).map_err(RecoveryError::io("rename", &folder))?;
+        }
+        fs::rename(&copy, &folder).map_err(RecoveryError::io("rename", &copy))?;
+        record::sync_parent(&copy)?;
+        remove_folder(&aside).map_err(RecoveryError::io("remove", &aside))
     }
 
-    fn discard_copy(&self, number: u64) -> Result<(), RecoveryError> {
+    /// Whether there was one.
+    fn discard_copy(&self, number: u64) -> Result<bool, RecoveryError> {
         let copy = self.layout.copy(number);
-        let half = copy.with_extension("tmp");
-        if copy.exists() {
+        let (half, aside) = (copy.with_extension("tmp"), copy.with_extension("old"));
+        let is_there = copy.exists();
+        if is_there {
             // IMPORTANT: renamed first, so that a kill in the middle of the removal leaves no half copy to restore.
             fs::rename(&copy, &half).map_err(RecoveryError::io("rename", &copy))?;
+            record::sync_parent(&copy)?;
         }
-        remove_folder(&half).map_err(RecoveryError::io("remove", &half))
+        for folder in [half, aside] {
+            remove_folder(&folder).map_err(RecoveryError::io("remove", &folder))?;
+        }
+        Ok(is_there)
     }
 
-    pub(super) fn discard_copies(&self, numbers: &[u64]) -> Result<(), RecoveryError> {
-        numbers
-            .iter()
-            .try_for_each(|number| self.discard_copy(*number))
+    /// To be called before anything is acknowledged: a copy that comes back after a power cut would undo that.
+    pub(super) fn discard_copies(&self, numbers: &[u64], active: u64) -> Result<(), RecoveryError> {
+        for number in numbers.iter().copied() {
+            let was_there = self.discard_copy(number)?;
+            // A start that was killed may have discarded one without the sync.
+            let folder = self.layout.volume(number);
+            if !was_there && number >= active && folder.exists() {
+                record::sync_folder(&folder)?;
+            }
+        }
+        Ok(())
     }
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    remove_folder(to)?;
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let copied = to.join(entry.file_name());
+            fs::copy(entry.path(), &copied)?;
+            File::open(copied)?.sync_all()?;
+        }
+    }
+    File::open(to)?.sync_all()
+}
+
+fn size_of_files(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum()
 }
 
 fn remove_folder(folder: &Path) -> std::io::Result<()> {

@@ -135,6 +135,8 @@ pub(crate) struct Volumes {
     /// Locked while a closed volume is opened; never by the writer.
     closed: Mutex<Vec<OpenVolume>>,
     ahead: Mutex<Option<NumberedStore>>,
+    /// The base of the active volume, until it is written.
+    unwritten: Mutex<Option<Base>>,
 }
 
 #[derive(Debug)]
@@ -179,6 +181,7 @@ impl Volumes {
             }),
             closed: Mutex::new(Vec::new()),
             ahead: Mutex::new(ahead),
+            unwritten: Mutex::new(None),
         }
     }
 
@@ -331,8 +334,15 @@ impl Volumes {
         Base::read(&self.layout.base(number))
     }
 
-    fn write_base(&self, base: &Base) -> Result<(), RecoveryError> {
-        record::replace(&self.layout.base(base.volume), &base.to_bytes())
+    /// Writes the base of a volume that was handed over to; whether there was one to write.
+    fn write_base(&self) -> Result<bool, RecoveryError> {
+        let mut unwritten = self.unwritten.lock();
+        let Some(base) = &*unwritten else {
+            return Ok(false);
+        };
+        record::replace(&self.layout.base(base.volume), &base.to_bytes())?;
+        *unwritten = None;
+        Ok(true)
     }
 }
 
@@ -502,11 +512,12 @@ impl VolumeWriter {
             ..
         } = self;
         drop(background);
-        if let Some(base) = rotated {
-            volumes
-                .write_base(&base)
-                .map_err(|error| StoreFault::new("close", error))?;
+        if rotated.is_some() {
+            *volumes.unwritten.lock() = rotated;
         }
+        volumes
+            .write_base()
+            .map_err(|error| StoreFault::new("close", error))?;
         volumes.reopen_retired()?;
         volumes.close_active(store)
     }
@@ -543,18 +554,27 @@ fn work(volumes: &Volumes, task_rx: &Receiver<Task>) {
         }
         Err(_) => {}
     };
+    let mut is_base_reported = false;
     loop {
         open_ahead();
-        match task_rx.recv_timeout(TICK) {
-            Ok(Task::Rotated(base)) => {
-                open_ahead();
-                if let Err(error) = volumes.write_base(&base) {
-                    tracing::warn!(%error, "cannot write a volume's base; the next start makes it");
-                }
+        // IMPORTANT: the old volume retires only behind the new one's base: there is no further hand-over before, so
+        // that a kill leaves at most the active volume without its base.
+        match volumes.write_base() {
+            Ok(true) => {
+                is_base_reported = false;
                 if let Err(fault) = volumes.reopen_retired() {
                     tracing::error!(%fault, "cannot open a closed volume; its reads will fail");
                 }
             }
+            // Tried again at each tick, told once.
+            Err(error) if !is_base_reported => {
+                is_base_reported = true;
+                tracing::error!(%error, "cannot write a volume's base; the active one grows on");
+            }
+            Ok(false) | Err(_) => {}
+        }
+        match task_rx.recv_timeout(TICK) {
+            Ok(Task::Rotated(base)) => *volumes.unwritten.lock() = Some(base),
             Ok(Task::Reopen(number)) => {
                 if let Err(fault) = volumes.closed_store(&mut volumes.closed.lock(), number) {
                     tracing::error!(%fault, number, "cannot open a closed volume");

@@ -84,6 +84,38 @@ fn volumes_follow_each_other_and_all_can_be_read() {
     assert!(fs::read_dir(folder.path().join("volumes")).unwrap().count() >= 6);
 }
 
+#[test]
+fn there_is_no_further_hand_over_before_a_base_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let mut journal = open(&config);
+    commit(&mut journal, 1);
+    // A folder where the new base is prepared: its making fails as on a full disk.
+    let blocked = folder.path().join("volumes/0000000002/base.tmp");
+    fs::create_dir_all(&blocked).unwrap();
+    let patience = SystemClock::new();
+    while journal.reader().witness().volume < 2 {
+        commit(&mut journal, 40);
+    }
+    // The background has long opened the third volume, and would have retired the first.
+    while !folder.path().join("volumes/0000000003/sled/db").exists() {
+        assert!(patience.monotonic() < Duration::from_mins(1));
+        std::thread::yield_now();
+    }
+    for _ in 0..200 {
+        commit(&mut journal, 40);
+    }
+    assert_eq!(journal.reader().witness().volume, 2);
+    fs::remove_dir(blocked).unwrap();
+    while journal.reader().witness().volume < 3 {
+        assert!(patience.monotonic() < Duration::from_mins(1));
+        commit(&mut journal, 1);
+    }
+    let last = commit(&mut journal, 1);
+    drop(journal);
+    assert_holds(&open(&config), last);
+}
+
 /// A commit makes these calls: so many inserts, one flush, one sync. Each may be the one that fails.
 #[test]
 fn a_failure_at_any_step_poisons_and_nothing_is_said() {

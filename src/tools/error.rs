@@ -110,6 +110,7 @@ fn recovery_exit(error: &RecoveryError) -> Exit {
         RecoveryError::Locked { .. } => Exit::TryAgain,
         RecoveryError::NoRights { .. }
         | RecoveryError::Io { .. }
+        | RecoveryError::NoRoomForCopy { .. }
         | RecoveryError::NewerFormat { .. }
         | RecoveryError::Unfinished { .. } => Exit::CannotCreate,
         _ => Exit::Damaged,

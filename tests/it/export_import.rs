@@ -100,7 +100,9 @@ impl Told {
         let client = server.client();
         let mut audit = Audit::default();
         let mut events = Vec::new();
-        audit.look_on(&client, |event| events.push(event.json)).await;
+        audit
+            .look_on(&client, |event| events.push(event.json))
+            .await;
         assert!(audit.compare_balances(&client).await);
         let marks = server.get("/api/v1/sequence").await.json();
         for event in &mut events {

@@ -8,8 +8,8 @@
 
 use crate::export_import::{bring, epoch_of, every_kind, tool};
 use crate::kafka::{load, published};
-use crate::support::kafka::ALL_TYPES;
 use crate::support::http::{number_at, text_at};
+use crate::support::kafka::ALL_TYPES;
 use crate::support::kafka::{Broker, Record, read_all};
 use crate::support::server::{DEADLINE, TestServer, wait_until};
 use std::collections::BTreeSet;

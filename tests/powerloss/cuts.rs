@@ -5,7 +5,7 @@
 
 use crate::disk::{Disk, Survives};
 use crate::load::{Found, Load};
-use crate::machine::{Cut, Struck};
+use crate::machine::{Cut, Op, Struck};
 use crate::process::{Process, Started};
 use crate::random::Random;
 use crate::rig::{Rig, environment};
@@ -299,29 +299,72 @@ async fn nothing_acknowledged_is_lost_in_power_cuts_at_any_step() {
     );
 }
 
-/// A folder above the data folder was made by a start that was killed, and no later start saw to its name.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_a_killed_first_start_has_made_are_durable_before_anything_is_acknowledged() {
-    let Some(mut rig) = Rig::mount() else { return };
-    let data_dir = rig.path().join("var/lib/echopay");
-    rig.machine.set_phase(Phase::FirstStart);
-    rig.machine.arm(Cut {
-        step: Some(Step::StoreCreation),
-        nth: 8,
-        is_done: true,
-    });
-    let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
-    assert!(matches!(process.ready().await, Started::Cut));
-    process.kill();
-    rig.remount(); // A kill, not a power cut: all names are there.
-    assert!(data_dir.exists());
+/// A call of a first start behind which a kill comes, before the names around it were synced.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    /// In the middle of making the data folder.
+    AtCall(u64),
+    /// Behind this one.
+    Behind(Op, &'static str),
+}
 
+impl Killed {
+    /// Kills first starts, each on a new disk, until one was killed there.
+    async fn strike(self) -> Option<Rig> {
+        let calls = match self {
+            Self::AtCall(nth) => nth..=nth,
+            Self::Behind(..) => 8..=200,
+        };
+        for nth in calls {
+            let mut rig = Rig::mount()?;
+            rig.machine.set_phase(Phase::FirstStart);
+            rig.machine.arm(Cut {
+                step: Some(Step::StoreCreation),
+                nth,
+                is_done: true,
+            });
+            let mut process = Process::start(Some(&rig.machine), &data_dir(&rig), &FLAGS);
+            if matches!(process.ready().await, Started::Ready(_)) {
+                // The volume ahead is made beside the start.
+                let machine = rig.machine.clone();
+                let struck = tokio::task::spawn_blocking(move || machine.wait_for_cut(DEADLINE));
+                assert!(struck.await.unwrap(), "{self:?} does not come");
+            }
+            drop(process);
+            let struck = rig.machine.struck();
+            let is_there = match self {
+                Self::AtCall(_) => true,
+                Self::Behind(op, path) => {
+                    struck.is_some_and(|struck| struck.op == op && struck.path.ends_with(path))
+                }
+            };
+            if is_there {
+                rig.remount(); // A kill, not a power cut: all names are there.
+                return Some(rig);
+            }
+        }
+        panic!("{self:?} is no call of a first start");
+    }
+}
+
+fn data_dir(rig: &Rig) -> PathBuf {
+    rig.path().join("var/lib/echopay")
+}
+
+/// Names were made by a start that was killed, and no later start saw to them.
+async fn names_are_durable_before_anything_is_acknowledged(killed: Killed) {
+    let Some(mut rig) = killed.strike().await else {
+        return;
+    };
+    let data_dir = data_dir(&rig);
     let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
     let client = process.expect_ready().await;
     let load = Arc::new(Load::default());
     let clients = load.start(&client, CLIENTS, &mut Random::new(1));
-    wait(|| load.acknowledged() > 50).await;
-    process.kill();
+    // Enough for a hand-over to the volume ahead.
+    wait(|| load.acknowledged() > 1_500).await;
+    assert!(data_dir.join("volumes/0000000002/base").exists());
+    drop(process);
     for client in clients {
         client.await.expect("a client saw nothing wrong");
     }
@@ -329,7 +372,24 @@ async fn names_that_a_killed_first_start_has_made_are_durable_before_anything_is
     let mut process = Process::start(Some(&rig.machine), &data_dir, &FLAGS);
     let client = process.expect_ready().await;
     let found = load.compare(&client).await;
-    assert_eq!((found.lost, found.wrong), (0, Vec::new()));
+    assert_eq!((found.lost, found.wrong), (0, Vec::new()), "{killed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_a_killed_first_start_has_made_are_durable_before_anything_is_acknowledged() {
+    names_are_durable_before_anything_is_acknowledged(Killed::AtCall(8)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_the_settings_is_durable_before_anything_is_acknowledged() {
+    let renamed = Killed::Behind(Op::Rename, "/settings");
+    names_are_durable_before_anything_is_acknowledged(renamed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_a_volume_that_a_killed_process_has_made_are_durable_before_it_is_used() {
+    let made = Killed::Behind(Op::Sync, "/0000000002/sled/conf");
+    names_are_durable_before_anything_is_acknowledged(made).await;
 }
 
 /// A checkpoint that a cut takes away is no witness of the journal's tail.

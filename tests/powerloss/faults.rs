@@ -266,3 +266,23 @@ async fn a_start_on_a_failing_disk_says_so_and_breaks_nothing() {
     let found = loaded.load.compare(&client).await;
     assert_eq!(found.wrong, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lock_is_taken_on_a_full_disk() {
+    let Some(rig) = Rig::mount() else { return };
+    rig.machine.fail(Some(Fault {
+        op: Some(Op::Write),
+        path: "data/LOCK",
+        nth: 1,
+        goes_on: true,
+        error: Errno::ENOSPC,
+    }));
+    let mut process = Process::start(Some(&rig.machine), &data_dir(&rig), &SMALL_VOLUMES);
+    process.expect_ready().await;
+    assert!(rig.machine.failed_calls() > 0);
+    let mut second = Process::start(Some(&rig.machine), &data_dir(&rig), &SMALL_VOLUMES);
+    match second.ready().await {
+        Started::Ended(_, log) => assert!(log.contains("in use by process unknown"), "{log}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -44,6 +44,8 @@ struct Told {
 pub(crate) struct Load {
     next_tag: AtomicU64,
     stop: AtomicBool,
+    /// Only batches of so many items are asked for; 0: singles, and small batches among them.
+    large_batch_items: usize,
     acknowledged: Mutex<HashMap<String, Told>>,
     /// Tags of those that were told "nothing was recorded".
     refused: Mutex<HashSet<u64>>,
@@ -62,6 +64,14 @@ pub(crate) struct Found {
 }
 
 impl Load {
+    /// Clients that ask for nothing but batches of `items`.
+    pub(crate) fn of_large_batches(items: usize) -> Self {
+        Self {
+            large_batch_items: items,
+            ..Self::default()
+        }
+    }
+
     /// Starts clients; they end at [`Load::stop`] or when nobody answers any more.
     #[expect(
         clippy::disallowed_methods,
@@ -110,7 +120,11 @@ impl Load {
     async fn run(&self, client: Client, mut random: Random) {
         while !self.stop.load(Ordering::Acquire) {
             let is_answered = match random.below(10) {
-                0 => self.batch(&client, &mut random).await,
+                _ if self.large_batch_items > 0 => {
+                    let items = self.large_batch_items;
+                    self.batch(&client, &mut random, items).await
+                }
+                0 => self.batch(&client, &mut random, BATCH_ITEMS).await,
                 1 => {
                     let asked = self.asked(&mut random, TOO_MUCH_MINOR);
                     self.single(&client, asked).await
@@ -154,8 +168,8 @@ impl Load {
         true
     }
 
-    async fn batch(&self, client: &Client, random: &mut Random) -> bool {
-        let asked: Vec<Asked> = (0..BATCH_ITEMS).map(|_| self.asked(random, 1)).collect();
+    async fn batch(&self, client: &Client, random: &mut Random, items: usize) -> bool {
+        let asked: Vec<Asked> = (0..items).map(|_| self.asked(random, 1)).collect();
         let items: Vec<String> = asked.iter().map(Asked::body).collect();
         let body = format!(r#"{{"transactions":[{}]}}"#, items.join(","));
         let path = "/api/v1/transactions/batch";

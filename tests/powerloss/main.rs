@@ -15,6 +15,7 @@ mod disk;
 mod faults;
 mod filesystem;
 mod full_disk;
+mod large_groups;
 mod load;
 mod machine;
 mod process;

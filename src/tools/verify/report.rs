@@ -192,6 +192,7 @@ impl Finding {
             RecoveryError::Locked { .. }
             | RecoveryError::NoRights { .. }
             | RecoveryError::Io { .. }
+            | RecoveryError::NoRoomForCopy { .. }
             | RecoveryError::NewerFormat { .. }
             | RecoveryError::DevStore { .. }
             | RecoveryError::Unfinished { .. }
