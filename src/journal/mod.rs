@@ -13,7 +13,11 @@ mod codec;
 pub mod config;
 pub mod entry;
 mod error;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod feed;
+#[cfg(test)]
+pub(crate) mod memory;
 mod page;
 mod raw;
 mod reader;
@@ -35,6 +39,8 @@ pub use entry::{Body, Entry, Event, EventDetail, EventKind};
 pub use error::{ReadError, RecoveryError, StoreError};
 pub use feed::{Batch, Follower, FollowerWaker};
 pub use reader::JournalReader;
+#[cfg(test)]
+pub(crate) use store::{Opener, SledOpener};
 pub use writer::Journal;
 
 use crate::types::{Currencies, Sequence};

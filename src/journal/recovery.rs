@@ -3,7 +3,7 @@
 //! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
-use super::page::{NO_PAGE, Page, PageHash};
+use super::page::{FORMAT_VERSION, NO_PAGE, Page, PageHash};
 use super::raw::RawScan;
 use super::settings::{Base, merge_currencies};
 use super::store::{Opener, Purpose, Store, StoreFault, has_snapshot};
@@ -141,8 +141,16 @@ fn create(
         // A kill while the journal was made leaves volumes without pages.
         for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
             let data = layout.data_file(number);
-            if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
-                return Err(missing());
+            match RawScan::any_format(&data).map_err(RecoveryError::io("read", &data))? {
+                None => {}
+                Some(found) if found > FORMAT_VERSION => {
+                    return Err(RecoveryError::NewerFormat {
+                        path: data,
+                        found,
+                        supported: FORMAT_VERSION,
+                    });
+                }
+                Some(_) => return Err(missing()),
             }
         }
         fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
@@ -299,6 +307,7 @@ impl Recovery<'_> {
         };
         empty.reverse();
         self.salvage(&active, &empty, &mut walk)?;
+        self.make_durable(&active)?;
         let start = self.settle_base(facts, active.number, expected, &walk)?;
         let starts = self.starts(&numbers, active.number, start.first)?;
         self.check_witness(&starts, &active, walk.end)?;
@@ -389,7 +398,8 @@ impl Recovery<'_> {
         })
     }
 
-    /// A group that is not whole was never acknowledged: its pages go.
+    /// A group that is not whole was never acknowledged: its pages go, the last first, so that a kill meanwhile leaves
+    /// what a kill while it was written could have left.
     fn drop_partial(
         &self,
         number: u64,
@@ -402,6 +412,7 @@ impl Recovery<'_> {
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
         partial
             .iter()
+            .rev()
             .try_for_each(|key| store.remove(*key))
             .and_then(|()| store.flush())
             .and_then(|()| store.sync())
@@ -447,11 +458,6 @@ impl Recovery<'_> {
             }
         }
         if walk.end.durable >= first_lost {
-            active
-                .store
-                .flush()
-                .and_then(|()| active.store.sync())
-                .map_err(fault)?;
             tracing::warn!(
                 from = %first_lost, to = %walk.end.durable,
                 "the store had lost its tail; put back from the data file"
@@ -472,6 +478,19 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Syncs what this start is about to show. IMPORTANT: the last group of a process that was killed before its sync is
+    /// whole in the page cache only; shown as it is, it would be published and then lost with the power.
+    fn make_durable(&self, active: &OpenedVolume) -> Result<(), RecoveryError> {
+        if active.raw.is_none() {
+            return Ok(());
+        }
+        active
+            .store
+            .flush()
+            .and_then(|()| active.store.sync())
+            .map_err(|fault| unreadable(self.layout, active.number, fault))
     }
 
     /// The active volume's start; makes its base where a kill came before that was written, and checks that it follows

@@ -321,4 +321,4 @@ impl Drop for SledStore {
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-pub(crate) mod tests;
+mod tests;

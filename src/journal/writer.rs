@@ -51,7 +51,8 @@ impl Journal {
         Self::open_with(config, options, clock, supervisor, Arc::new(SledOpener))
     }
 
-    pub(super) fn open_with(
+    /// [`Journal::open`] on other stores than sled's.
+    pub(crate) fn open_with(
         config: &Config,
         options: OpenOptions,
         clock: SharedClock,
