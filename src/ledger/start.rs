@@ -229,7 +229,7 @@ fn open_books(
     }
     let durable = journal.durable();
     // Rows hold only what was durable, and may be newer than the file that holds them says.
-    let checkpoint = loaded.replay_after.max(loaded.books.newest_head());
+    let checkpoint = loaded.replay_after.max(loaded.books.newest_row());
     if checkpoint > durable {
         return Err(StartError::LostTail {
             checkpoint,
