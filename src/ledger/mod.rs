@@ -19,7 +19,15 @@ mod thread;
 mod time;
 
 #[cfg(test)]
+mod fault_model;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod fault_world;
+#[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod naive;
 #[cfg(test)]
 mod start_tests;
 
