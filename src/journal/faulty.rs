@@ -29,9 +29,14 @@ pub(crate) enum Fault {
     Late,
     /// It panics.
     Panic,
+    /// It takes its time and does its work: nothing befell anybody.
+    Slow,
     /// It does not return until [`Plan::thaw`].
     Freeze,
 }
+
+/// How long a slow call takes.
+const SLOW: Duration = Duration::from_millis(5);
 
 /// What happens to a journal's stores, and when. Once a fault came, every later call fails as well: those of its lane,
 /// and those of the background if it was the writer's.
@@ -196,6 +201,11 @@ impl Plan {
                 return work();
             }
         };
+        if fault == Fault::Slow {
+            drop(lanes);
+            std::thread::sleep(SLOW);
+            return work();
+        }
         here.has_fired = true;
         if fault == Fault::Freeze {
             here.is_frozen = true;
@@ -213,7 +223,7 @@ impl Plan {
         match fault {
             Fault::Late => work().and_then(|_| told()),
             Fault::Panic => panic!("told to panic at {stage}"),
-            Fault::Fail | Fault::Freeze => told(),
+            Fault::Fail | Fault::Slow | Fault::Freeze => told(),
         }
     }
 }

@@ -151,8 +151,9 @@ fn play(world: &mut World, act: &Act, meets: Option<Meets>) -> [u64; 2] {
         assert!(down.is_none(), "nothing befell it");
         return calls;
     };
-    // The background may still be on its way when a run ends.
-    assert!(plan.has_fired(meets.lane) || meets.lane == Lane::Background);
+    // A run may make fewer calls than the one that was counted: the background is still on its way, or a hold expired in
+    // the group of a command instead of one of its own.
+    assert!(plan.has_fired(meets.lane) || plan.calls(meets.lane) < meets.nth);
     let mut live = world.reopen();
     world.settle(&mut live, &down.unwrap_or_default());
     // What a start shows is durable by then.
@@ -338,9 +339,9 @@ fn a_checkpoint_round_after_one_that_failed_leaves_no_file_behind() {
     world.settle(&mut live, &[]);
 }
 
-/// A disk that is slow is no disk that fails: each call stands still once, and then everything goes on.
+/// A disk that is slow is no disk that fails.
 #[test]
-fn a_call_that_returns_late_changes_nothing() {
+fn a_slow_call_changes_nothing() {
     let mut world = World::new();
     for act in script() {
         let before = world.copy();
@@ -348,21 +349,10 @@ fn a_call_that_returns_late_changes_nothing() {
         for nth in (1..=calls).step_by(3) {
             let mut world = before.copy();
             let plan = Arc::new(Plan::default());
-            plan.arm(Lane::Writer, nth, Fault::Freeze);
-            let thaw = Arc::clone(&plan);
-            let thawing = std::thread::Builder::new()
-                .spawn(move || {
-                    while !thaw.is_frozen(Lane::Writer) {
-                        std::thread::yield_now();
-                    }
-                    thaw.thaw();
-                })
-                .unwrap();
-            // Down only where it was looked at while it stood still.
-            let down = run(&mut world, &act, &plan, Crash::Cut);
-            thawing.join().unwrap();
+            plan.arm(Lane::Writer, nth, Fault::Slow);
+            assert!(run(&mut world, &act, &plan, Crash::Cut).is_none());
             let mut live = world.reopen();
-            world.settle(&mut live, &down.unwrap_or_default());
+            world.settle(&mut live, &[]);
             assert!(World::stop(live));
         }
     }
