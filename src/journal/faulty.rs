@@ -135,7 +135,7 @@ impl Plan {
         self.changed.notify_all();
     }
 
-    /// Calls so far.
+    /// Calls so far, those after a fault or the end of the process not counted.
     pub(crate) fn calls(&self, lane: Lane) -> u64 {
         self.state.lock().lane(lane).calls
     }
@@ -190,10 +190,10 @@ impl Plan {
             lanes.is_at_gate = false;
         }
         let here = lanes.lane(lane);
-        here.calls = here.calls.saturating_add(1);
         if here.is_dead {
             return told();
         }
+        here.calls = here.calls.saturating_add(1);
         let fault = match here.armed {
             Some((nth, fault)) if nth == here.calls => fault,
             _ => {
