@@ -3,6 +3,7 @@
 //! The test starts its own binary again with [`the_process_that_is_killed`] alone. A kill keeps the page cache, so this
 //! tests order and framing, not syncs: those need a file system that forgets.
 
+use super::memory::Random;
 use super::testing::{assert_holds, open, options, small, transfers, try_open};
 use super::{Config, Journal, OpenOptions, Witness};
 use crate::clock::{Clock, SystemClock};
@@ -18,19 +19,6 @@ use std::time::Duration;
 const FOLDER_VARIABLE: &str = "ECHOPAY_TEST_CRASH_FOLDER";
 const SEED_VARIABLE: &str = "ECHOPAY_TEST_CRASH_SEED";
 const ROUNDS: u64 = 12;
-
-/// `SplitMix64` (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 #[expect(
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-use super::super::store::tests::MemOpener;
+use super::super::memory::MemOpener;
 use super::super::testing::{commit, open_with, options, small, transfer, transfers};
 use super::*;
 use crate::ids::IdCipher;

@@ -16,8 +16,12 @@ pub mod config;
 mod copy;
 pub mod entry;
 mod error;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod feed;
 mod lineage;
+#[cfg(test)]
+pub(crate) mod memory;
 mod page;
 mod raw;
 mod reader;
@@ -47,6 +51,8 @@ pub use feed::{Batch, Follower, FollowerWaker};
 pub use lineage::{EpochStart, Lineage};
 pub use reader::{Inspector, JournalReader, Place};
 pub use rebuild::{PageCheck, Rebuild, RebuildError, Rebuilt};
+#[cfg(test)]
+pub(crate) use store::{Opener, SledOpener};
 pub use writer::Journal;
 
 use crate::types::{Currencies, Sequence};

@@ -4,9 +4,10 @@
 //! lie uncut in it, so a scan before the open tells what was there, and gives back a tail that the store lost.
 
 use super::JournalIdentity;
-use super::page::{HEADER_BYTES, MAGIC, PAGE_BYTES_MAX, Page, PageHash};
+use super::page::{MAGIC, PAGE_BYTES_MAX, Page, PageHash};
 use crate::types::Sequence;
-use std::collections::BTreeMap;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,21 +16,37 @@ use std::path::Path;
 const WINDOW_BYTES: usize = 4 << 20;
 /// Bytes of the newest pages that are kept for salvage: the largest group that the ledger makes, with room. The tails
 /// that were seen lost had up to 5 MiB.
-const KEPT_BYTES_MAX: usize = 40 << 20;
+const KEPT_BYTES_MIN: usize = 40 << 20;
+/// Bytes of kept pages at which the oldest go, down to the bound above.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// What a scan found.
 #[derive(Debug, Default)]
 pub(super) struct RawScan {
-    /// The newest pages. Two pages of one sequence can lie there: a group that never became whole, and its successor.
-    newest: BTreeMap<(Sequence, PageHash), Box<[u8]>>,
-    kept_bytes: usize,
+    /// The newest pages, one behind the other. Why in one piece: as many small ones they would stay with the allocator
+    /// for as long as the process runs.
+    kept: Vec<u8>,
+    /// Where each of them lies, while the scan runs.
+    places: HashMap<PageHash, Place, RandomState>,
+    /// The same by first sequence, once it is done. Two pages of one sequence can lie there: a group that never became
+    /// whole, and its successor.
+    in_order: Vec<Place>,
     /// Highest first sequence of a group of which a page was found.
     newest_group: Sequence,
     /// Highest sequence found.
     newest_sequence: Sequence,
     /// Highest last sequence of a group of which the last page was found.
     newest_end: Sequence,
+    /// Highest format version behind any page's magic, of pages that this program cannot read too.
+    newest_format: Option<u16>,
     has_witnessed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first: Sequence,
+    at: usize,
+    length: usize,
 }
 
 impl RawScan {
@@ -42,6 +59,9 @@ impl RawScan {
     ) -> io::Result<Self> {
         let mut scan = Self::default();
         scan.read(path, Some(identity), witnessed)?;
+        scan.in_order = scan.places.drain().map(|(_, place)| place).collect();
+        scan.in_order.sort_unstable_by_key(|place| place.first);
+        scan.places = HashMap::default();
         Ok(scan)
     }
 
@@ -90,11 +110,11 @@ impl RawScan {
         }
     }
 
-    /// Whether the data file holds a valid page of any journal.
-    pub(super) fn has_any_page(path: &Path) -> io::Result<bool> {
+    /// The highest format version of what begins like a page in the data file, damaged or not; `None` if nothing does.
+    pub(super) fn any_format(path: &Path) -> io::Result<Option<u16>> {
         let mut scan = Self::default();
         scan.read(path, None, None)?;
-        Ok(!scan.is_empty())
+        Ok(scan.newest_format)
     }
 
     /// Takes the page that `bytes` begin with, if they do; gives how far to go on.
@@ -104,9 +124,11 @@ impl RawScan {
         identity: Option<JournalIdentity>,
         witnessed: Option<(Sequence, PageHash)>,
     ) -> usize {
-        if bytes.len() < HEADER_BYTES || bytes[..MAGIC.len()] != MAGIC {
+        let Some([low, high, ..]) = bytes.strip_prefix(&MAGIC) else {
             return 1;
-        }
+        };
+        let format = u16::from_le_bytes([*low, *high]);
+        self.newest_format = self.newest_format.max(Some(format));
         let Ok(page) = Page::parse_prefix(bytes) else {
             return 1;
         };
@@ -124,18 +146,45 @@ impl RawScan {
     }
 
     fn keep(&mut self, page: &Page<'_>, hash: PageHash) {
-        let key = (page.header.first, hash);
-        if self.newest.contains_key(&key) {
+        let place = Place {
+            first: page.header.first,
+            at: self.kept.len(),
+            length: page.bytes().len(),
+        };
+        // The store writes a page more than once.
+        if self.places.contains_key(&hash) {
             return;
         }
-        self.kept_bytes += page.bytes().len();
-        self.newest.insert(key, page.bytes().into());
-        while self.kept_bytes > KEPT_BYTES_MAX {
-            let Some((_, dropped)) = self.newest.pop_first() else {
-                return;
-            };
-            self.kept_bytes -= dropped.len();
+        self.places.insert(hash, place);
+        self.kept.extend_from_slice(page.bytes());
+        if self.kept.len() > KEPT_BYTES_MAX {
+            self.drop_oldest();
         }
+    }
+
+    fn drop_oldest(&mut self) {
+        let mut places: Vec<(PageHash, Place)> = self.places.drain().collect();
+        places.sort_unstable_by_key(|(_, place)| std::cmp::Reverse(place.first));
+        let mut bytes = 0_usize;
+        places.retain(|(_, place)| {
+            bytes = bytes.saturating_add(place.length);
+            bytes <= KEPT_BYTES_MIN
+        });
+        places.sort_unstable_by_key(|(_, place)| place.at);
+        let mut end = 0;
+        for (hash, mut place) in places {
+            self.kept
+                .copy_within(place.at..place.at + place.length, end);
+            place.at = end;
+            end += place.length;
+            self.places.insert(hash, place);
+        }
+        self.kept.truncate(end);
+    }
+
+    /// Whether nothing in the file even begins like a page.
+    pub(super) const fn is_untouched(&self) -> bool {
+        self.newest_format.is_none()
     }
 
     /// Whether there is no page.
@@ -166,23 +215,48 @@ impl RawScan {
 
     /// The whole group that follows a journal which ends at `end` with `hash`, if all its pages are here.
     pub(super) fn group_behind(&self, end: Sequence, hash: PageHash) -> Option<Vec<&[u8]>> {
-        let (mut next, mut hash) = (end.next(), hash);
-        let mut pages = Vec::new();
-        loop {
-            let (page, bytes) = self
-                .newest
-                .range((next, [0; 32])..=(next, [0xff; 32]))
-                .filter_map(|(_, bytes)| Some((Page::parse(bytes).ok()?, bytes)))
-                .find(|(page, _)| {
-                    page.header.previous_hash == hash
-                        && page.header.group == end.next()
-                        && usize::try_from(page.header.index).ok() == Some(pages.len())
-                })?;
-            pages.push(&**bytes);
-            (next, hash) = (page.header.last.next(), page.hash());
-            if page.header.index.checked_add(1) == Some(page.header.count) {
-                return Some(pages);
+        // Each page that fits is tried: one of a group that was dropped fits as well as its successor's, up to where it
+        // leads nowhere.
+        let mut chosen: Vec<Page<'_>> = Vec::new();
+        let mut untried = vec![self.pages_behind(end, hash)];
+        while let Some(candidates) = untried.last_mut() {
+            let Some(page) = candidates.pop() else {
+                untried.pop();
+                chosen.pop();
+                continue;
+            };
+            let header = &page.header;
+            let before = chosen.last().map(|page| page.header.count);
+            if header.group != end.next()
+                || usize::try_from(header.index).ok() != Some(chosen.len())
+                || before.is_some_and(|count| count != header.count)
+            {
+                continue;
             }
+            let is_last = header.index.checked_add(1) == Some(header.count);
+            chosen.push(page);
+            if is_last {
+                return Some(chosen.iter().map(Page::bytes).collect());
+            }
+            untried.push(self.pages_behind(header.last, page.hash()));
         }
+        None
+    }
+
+    /// Pages that begin right behind `end` and name `hash` as that of the page before.
+    fn pages_behind(&self, end: Sequence, hash: PageHash) -> Vec<Page<'_>> {
+        let next = end.next();
+        let from = self.in_order.partition_point(|place| place.first < next);
+        let places = self.in_order.get(from..).unwrap_or_default();
+        places
+            .iter()
+            .take_while(|place| place.first == next)
+            .filter_map(|place| {
+                self.kept
+                    .get(place.at..place.at.saturating_add(place.length))
+            })
+            .filter_map(|bytes| Page::parse(bytes).ok())
+            .filter(|page| page.header.previous_hash == hash)
+            .collect()
     }
 }

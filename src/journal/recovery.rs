@@ -3,7 +3,7 @@
 //! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
-use super::page::{NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
+use super::page::{FORMAT_VERSION, NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
 use super::raw::RawScan;
 use super::settings::{Base, merge_currencies};
 use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, settle};
@@ -163,9 +163,7 @@ fn create(
     }
     if volumes.exists() {
         // A kill while the journal was made leaves volumes without pages.
-        if has_any_page(layout)? {
-            return Err(missing());
-        }
+        refuse_pages(layout)?;
         fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
     }
     let mut id_key = [0; 16];
@@ -217,25 +215,37 @@ pub(super) fn existing(
         });
     }
     let volumes = layout.volumes();
-    let is_missing = !known.is_empty()
-        || Witness::read(&layout.stop())?.is_some()
-        || (volumes.exists() && has_any_page(&layout)?);
-    if is_missing {
+    if !known.is_empty() || Witness::read(&layout.stop())?.is_some() {
         let path = layout.settings();
         return Err(RecoveryError::SettingsMissing { path });
+    }
+    if volumes.exists() {
+        refuse_pages(&layout)?;
     }
     Ok(None)
 }
 
-fn has_any_page(layout: &Layout) -> Result<bool, RecoveryError> {
+/// Pages without `settings` are a journal that lost its record, or one of a newer program.
+fn refuse_pages(layout: &Layout) -> Result<(), RecoveryError> {
     let volumes = layout.volumes();
     for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
-        let data = layout.data_file(number);
-        if RawScan::has_any_page(&data).map_err(RecoveryError::io("read", &data))? {
-            return Ok(true);
+        let path = layout.data_file(number);
+        match RawScan::any_format(&path).map_err(RecoveryError::io("read", &path))? {
+            None => {}
+            Some(found) if found > FORMAT_VERSION => {
+                return Err(RecoveryError::NewerFormat {
+                    path,
+                    found,
+                    supported: FORMAT_VERSION,
+                });
+            }
+            Some(_) => {
+                let path = layout.settings();
+                return Err(RecoveryError::SettingsMissing { path });
+            }
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Compares the store's facts with what was asked for; adds new currencies to them.
@@ -443,7 +453,8 @@ impl Recovery<'_> {
         })
     }
 
-    /// A group that is not whole was never acknowledged: its pages go.
+    /// A group that is not whole was never acknowledged: its pages go, the last first, so that a kill meanwhile leaves
+    /// what a kill while it was written could have left.
     fn drop_partial(
         &self,
         number: u64,
@@ -513,7 +524,6 @@ impl Recovery<'_> {
             }
         }
         if walk.end.durable >= first_lost {
-            settle(active.store.as_ref()).map_err(fault)?;
             tracing::warn!(
                 from = %first_lost, to = %walk.end.durable,
                 "the store had lost its tail; put back from the data file"

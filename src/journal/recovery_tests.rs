@@ -1,5 +1,8 @@
 use super::super::codec::Encoder;
-use super::super::store::tests::{MemOpener, WatchedOpener};
+use super::super::memory::{Crash, MemOpener};
+use super::super::page::MAGIC;
+use super::super::raw::RawScan;
+use super::super::store::tests::WatchedOpener;
 use super::super::store::{SledOpener, UNSYNCED_BYTES_MAX, data_file};
 use super::super::testing::{
     assert_holds, commit, open, open_with, options, small, transfers, try_open,
@@ -119,29 +122,101 @@ fn an_incomplete_last_group_goes_and_a_whole_one_stays() {
     }
 }
 
+/// A disk may keep the later write and lose the earlier; and a removal of an earlier start may have lasted in part.
 #[test]
-fn a_kill_while_an_incomplete_group_is_dropped_leaves_one_that_can_be_dropped() {
-    for killed_at in 1..=4 {
+fn of_a_torn_last_group_any_pages_may_be_there() {
+    for torn in 0..16_u32 {
         let folder = Folder::new();
         let opener = Arc::new(MemOpener::default());
-        let reopen = || open_with(&folder.config, &options(), Arc::clone(&opener) as _);
-        let mut journal = reopen().unwrap();
+        let reopen = || open_with(&folder.config, &options(), Arc::clone(&opener) as _).unwrap();
+        let mut journal = reopen();
         let durable = commit(&mut journal, 30);
-        let cipher = IdCipher::new(&journal.settings().id_key);
-        opener.fail_after(4);
-        journal
-            .commit(transfers(&cipher, durable, 100))
-            .unwrap_err();
+        let pages = next_pages(&journal, 100);
         drop(journal);
-        // Each removal before it is on the disk, as when the store has written at a segment's border.
-        opener.fail_after(killed_at);
-        reopen().unwrap_err();
-        opener.never_fail();
-        let mut journal = reopen().unwrap();
-        assert_eq!(journal.durable(), durable);
-        let last = commit(&mut journal, 3);
-        assert_holds(&journal, last);
+        let store = opener
+            .open(&folder.layout().store(1), Purpose::Active, Duration::ZERO)
+            .unwrap();
+        for (index, (key, page)) in pages.iter().enumerate() {
+            if torn & 1 << index != 0 {
+                store.insert(*key, page).unwrap();
+            }
+        }
+        let mut journal = reopen();
+        let whole = if torn == 15 { 400 } else { 0 };
+        assert_eq!(journal.durable(), durable.plus(whole), "{torn:04b}");
+        let last = commit(&mut journal, 50);
+        drop(journal);
+        assert_holds(&reopen(), last);
     }
+}
+
+/// What a killed process had flushed and not synced is whole in the page cache. Whoever reads it after the start may
+/// publish it, so it must be durable by then.
+#[test]
+fn what_a_start_shows_survives_a_power_cut() {
+    let folder = Folder::new();
+    let path = folder.folder.path();
+    let mut opener = Arc::new(MemOpener::default());
+    let mut journal = open_with(&folder.config, &options(), Arc::clone(&opener) as _).unwrap();
+    let durable = commit(&mut journal, 30);
+    let pages = next_pages(&journal, 100);
+    drop(journal);
+    let store = opener
+        .open(&folder.layout().store(1), Purpose::Active, Duration::ZERO)
+        .unwrap();
+    for (key, page) in &pages {
+        store.insert(*key, page).unwrap();
+    }
+    store.flush().unwrap();
+    opener = Arc::new(opener.after(Crash::Kill, path, path));
+    let journal = open_with(&folder.config, &options(), Arc::clone(&opener) as _).unwrap();
+    let shown = journal.durable();
+    assert_eq!(shown, durable.plus(400));
+    drop(journal);
+    opener = Arc::new(opener.after(Crash::Cut, path, path));
+    let journal = open_with(&folder.config, &options(), opener).unwrap();
+    assert_holds(&journal, shown);
+}
+
+/// Whichever of the two the scan meets first.
+#[test]
+fn a_page_of_a_dropped_group_does_not_hide_the_group_that_took_its_place() {
+    let folder = Folder::new();
+    let mut journal = open(&folder.config);
+    let end = commit(&mut journal, 10);
+    let head = journal.reader().witness();
+    let identity = head.identity;
+    let whole = pages_behind(&journal, end, head.head_hash, 60);
+    for dropped in 80..96 {
+        let stale = pages_behind(&journal, end, head.head_hash, dropped);
+        let mut bytes = vec![0; 100];
+        for (_, page) in stale[..stale.len() - 1].iter().chain(&whole) {
+            bytes.extend_from_slice(page);
+        }
+        let path = folder.folder.path().join("scanned");
+        fs::write(&path, bytes).unwrap();
+        let scan = RawScan::of(&path, identity, None).unwrap();
+        let found = scan.group_behind(end, head.head_hash);
+        let found = found.unwrap_or_else(|| panic!("hidden by the pages of {dropped} transfers"));
+        let expected: Vec<&[u8]> = whole.iter().map(|(_, page)| &**page).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn pages_of_a_newer_format_are_no_unfinished_store() {
+    let folder = Folder::new();
+    drop(open(&folder.config));
+    fs::remove_file(folder.layout().settings()).unwrap();
+    let mut page = vec![0; 5_000];
+    page[4_990..4_998].copy_from_slice(&MAGIC);
+    page[4_998..].copy_from_slice(&7_u16.to_le_bytes());
+    fs::write(folder.db(1), &page).unwrap();
+    match folder.refusal() {
+        RecoveryError::NewerFormat { path, found: 7, .. } => assert_eq!(path, folder.db(1)),
+        other => panic!("{other}"),
+    }
+    assert_eq!(fs::read(folder.db(1)).unwrap(), page);
 }
 
 #[test]
@@ -161,7 +236,7 @@ fn an_incomplete_group_in_the_middle_is_refused() {
         RecoveryError::CorruptPage {
             volume: 1, reason, ..
         } => {
-            assert!(reason.contains("follows sequence"), "{reason}");
+            assert!(reason.contains("before is not whole"), "{reason}");
         }
         other => panic!("{other}"),
     }

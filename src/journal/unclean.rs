@@ -68,7 +68,7 @@ impl Recovery<'_> {
         let store = match open() {
             Ok(store) => store,
             // Made ahead when the process was killed, never written to: made again.
-            Err(_) if !has_base && raw.as_ref().is_some_and(RawScan::is_empty) => {
+            Err(_) if !has_base && raw.as_ref().is_some_and(RawScan::is_untouched) => {
                 fs::remove_dir_all(&folder).map_err(RecoveryError::io("remove", &folder))?;
                 open().map_err(|fault| unreadable(self.layout, number, fault))?
             }

@@ -21,7 +21,7 @@ pub(super) struct Walk {
     pub(super) end: End,
     pub(super) pages: u64,
     pub(super) bytes: u64,
-    /// Keys of the pages of an incomplete last group.
+    /// Keys of the pages of an incomplete last group, whichever of them are there.
     pub(super) partial: Vec<Sequence>,
 }
 
@@ -62,10 +62,19 @@ pub(super) struct Walker {
     seen: Option<Sequence>,
     /// Behind the last page, whole group or not.
     at: End,
-    /// Group, next index and count while a group is not whole.
-    group: Option<(Sequence, u32, u32)>,
+    /// The last group while it is not whole.
+    group: Option<Unfinished>,
     group_bytes: u64,
     epoch: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unfinished {
+    first: Sequence,
+    next_index: u32,
+    count: u32,
+    /// A page of it is missing: it can no longer become whole, nor may anything follow it.
+    has_hole: bool,
 }
 
 impl Walker {
@@ -150,36 +159,50 @@ impl Walker {
         if self.walk.start.is_none() {
             self.walk.start = Some((header.first, header.previous_hash));
             self.at = End {
-                durable: header.first.previous(),
+                durable: header.group.previous(),
                 hash: header.previous_hash,
             };
             self.walk.end = self.at;
-        }
-        if header.first != self.at.durable.next() {
-            return Err(format!("follows sequence {}", self.at.durable));
         }
         if header.identity.epoch < self.epoch {
             return Err("of an earlier epoch than the page before".into());
         }
         self.epoch = header.identity.epoch;
-        if header.previous_hash != self.at.hash {
-            return Err("does not follow the page before: its hash of that differs".into());
+        let group = self.group.unwrap_or(Unfinished {
+            first: self.at.durable.next(),
+            next_index: 0,
+            count: header.count,
+            has_hole: false,
+        });
+        // Why by group: the writer begins one only when the one before is durable, so what is missing here was never
+        // acknowledged, or the witnesses will tell. A disk may keep later pages of a group without earlier ones.
+        if (header.group, header.count) != (group.first, group.count) {
+            return Err(if self.group.is_some() {
+                format!("the group at {} before is not whole", group.first)
+            } else {
+                format!("follows sequence {}", self.at.durable)
+            });
         }
-        match self.group {
-            None if header.index == 0 => {}
-            Some((group, index, count))
-                if (header.group, header.index, header.count) == (group, index, count) => {}
-            None => return Err("the beginning of its group is missing".into()),
-            Some((group, ..)) => return Err(format!("the group at {group} before is not whole")),
+        let follows = header.first == self.at.durable.next();
+        if header.index == group.next_index {
+            if !follows {
+                return Err(format!("follows sequence {}", self.at.durable));
+            }
+            if header.previous_hash != self.at.hash {
+                return Err("does not follow the page before: its hash of that differs".into());
+            }
+        } else if header.index < group.next_index || follows {
+            return Err("out of place in its group".into());
         }
+        let has_hole = group.has_hole || header.index != group.next_index;
         self.at = End {
             durable: header.last,
             hash: page.hash(),
         };
         self.group_bytes = self.group_bytes.saturating_add(length_of(page.bytes()));
         self.walk.partial.push(header.first);
-        let next = header.index.saturating_add(1);
-        if next == header.count {
+        let next_index = header.index.saturating_add(1);
+        if next_index == header.count && !has_hole {
             self.group = None;
             self.walk.end = self.at;
             self.walk.pages = self.walk.pages.saturating_add(u64::from(header.count));
@@ -189,7 +212,11 @@ impl Walker {
                 .saturating_add(std::mem::take(&mut self.group_bytes));
             self.walk.partial.clear();
         } else {
-            self.group = Some((header.group, next, header.count));
+            self.group = Some(Unfinished {
+                next_index,
+                has_hole,
+                ..group
+            });
         }
         Ok(())
     }

@@ -74,7 +74,8 @@ impl Journal {
         Self::open(config, options, clock, supervisor).map(Some)
     }
 
-    pub(super) fn open_with(
+    /// [`Journal::open`] on other stores than sled's.
+    pub(crate) fn open_with(
         config: &Config,
         options: OpenOptions,
         clock: SharedClock,

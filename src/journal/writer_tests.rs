@@ -1,10 +1,18 @@
-use super::super::store::tests::MemOpener;
+use super::super::faulty::{Fault, FaultyOpener, Lane, Plan};
+use super::super::memory::{Crash, MemOpener};
 use super::super::testing::{
     assert_holds, commit, open, open_with, options, small, transfers, try_open,
 };
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use std::fs;
+
+/// Stores in memory behind a plan that does nothing yet.
+fn faulty() -> (Arc<FaultyOpener>, Arc<Plan>) {
+    let plan = Arc::new(Plan::default());
+    let opener = FaultyOpener::new(Arc::new(MemOpener::default()), Arc::clone(&plan));
+    (Arc::new(opener), plan)
+}
 
 #[test]
 fn what_was_committed_is_there_after_a_clean_stop_and_after_none() {
@@ -122,12 +130,12 @@ fn a_failure_at_any_step_poisons_and_nothing_is_said() {
     for fault_at in 1..=6 {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::new(folder.path());
-        let opener = Arc::new(MemOpener::default());
+        let (opener, plan) = faulty();
         let mut journal = open_with(&config, &options(), Arc::clone(&opener) as _).unwrap();
         let mut follower = journal.follow("test", Sequence::ORIGIN, 1 << 20);
         let durable = commit(&mut journal, 1);
         assert!(follower.next(Duration::ZERO).unwrap().is_some());
-        opener.fail_after(fault_at);
+        plan.arm(Lane::Writer, fault_at as u64, Fault::Fail);
         let cipher = IdCipher::new(&journal.settings().id_key);
         let group = transfers(&cipher, durable, 100);
         let error = journal.commit(group.clone()).unwrap_err();
@@ -141,6 +149,7 @@ fn a_failure_at_any_step_poisons_and_nothing_is_said() {
         assert!(follower.next(Duration::ZERO).unwrap().is_none());
         assert_eq!(journal.reader().witness().durable, durable);
         // The store works again, and yet nothing is accepted.
+        plan.heal();
         let again = journal.commit(group).unwrap_err();
         assert_eq!(again.to_string(), error.to_string());
         assert_eq!(journal.close().unwrap_err().to_string(), error.to_string());
@@ -184,16 +193,12 @@ fn a_gap_is_refused_and_poisons() {
 #[test]
 fn the_watchdog_sees_a_sync_that_does_not_return() {
     let folder = tempfile::tempdir().unwrap();
-    let opener = Arc::new(MemOpener::default());
-    let mut journal = open_with(
-        &Config::new(folder.path()),
-        &options(),
-        Arc::clone(&opener) as _,
-    )
-    .unwrap();
+    let (opener, plan) = faulty();
+    let mut journal = open_with(&Config::new(folder.path()), &options(), opener).unwrap();
     let reader = journal.reader();
     assert_eq!(reader.sync_age(), Duration::ZERO);
-    let gate = opener.hold_syncs();
+    // Insert, flush, sync.
+    plan.arm(Lane::Writer, 3, Fault::Freeze);
     let writer = std::thread::Builder::new()
         .spawn(move || {
             commit(&mut journal, 1);
@@ -207,7 +212,8 @@ fn the_watchdog_sees_a_sync_that_does_not_return() {
         );
         std::thread::yield_now();
     }
-    drop(gate);
+    assert_eq!(reader.durable().get(), Sequence::ORIGIN);
+    plan.thaw();
     writer.join().unwrap();
     assert_eq!(reader.sync_age(), Duration::ZERO);
     assert_eq!(reader.durable().get(), Sequence::new(4));
@@ -217,26 +223,29 @@ fn the_watchdog_sees_a_sync_that_does_not_return() {
 fn what_was_acknowledged_survives_a_power_cut_also_across_volumes() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
-    let opener = Arc::new(MemOpener::default());
+    let mut opener = Arc::new(MemOpener::default());
     let mut last = Sequence::ORIGIN;
     let mut volume = 0;
-    for count in [1, 40, 7, 300, 2, 90] {
-        let mut journal = open_with(&config, &options(), Arc::clone(&opener) as _).unwrap();
+    for (count, calls) in [(1, 2), (40, 3), (7, 2), (300, 3), (2, 2), (90, 3)] {
+        let plan = Arc::new(Plan::default());
+        let faulty = Arc::new(FaultyOpener::new(
+            Arc::clone(&opener) as _,
+            Arc::clone(&plan),
+        ));
+        let mut journal = open_with(&config, &options(), faulty).unwrap();
         assert_eq!(journal.durable(), last);
         for _ in 0..10 {
             last = commit(&mut journal, count);
         }
         volume = journal.reader().witness().volume;
         // The last group is inserted, perhaps flushed, and never synced.
-        opener.fail_after(2 + usize::from(count > 7));
+        plan.arm(Lane::Writer, calls, Fault::Fail);
         let cipher = IdCipher::new(&journal.settings().id_key);
-        journal.commit(transfers(&cipher, last, 1)).err();
+        assert!(journal.commit(transfers(&cipher, last, 1)).is_err());
         drop(journal);
-        opener.never_fail();
-        opener.cut_power();
+        opener = Arc::new(opener.after(Crash::Cut, folder.path(), folder.path()));
         let journal = open_with(&config, &options(), Arc::clone(&opener) as _).unwrap();
-        assert!(journal.durable() == last || journal.durable() == last.plus(4));
-        last = journal.durable();
+        assert_eq!(journal.durable(), last);
         assert_holds(&journal, last);
         journal.close().unwrap();
     }

@@ -184,7 +184,7 @@ impl Audit {
     /// An audit from the first entry of all on. A checkpoint is compared with what the journal gives.
     pub fn new(ids: IdCipher, currencies: Currencies, checkpoint: Option<Loaded>) -> Self {
         let checkpoint = checkpoint.map(|loaded| Checkpoint {
-            stands_at: loaded.replay_after.max(loaded.books.newest_head()),
+            stands_at: loaded.replay_after.max(loaded.books.newest_row()),
             replay_after: loaded.replay_after,
             books: loaded.books,
         });

@@ -409,14 +409,17 @@ impl Books {
         totals
     }
 
-    /// First sequence of the newest entry that any wallet knows of.
-    pub(super) fn newest_head(&self) -> Sequence {
-        let heads = self.slots.iter().map(|slot| {
+    /// First sequence of the newest entry that any row knows of. Why not the wallets' rows alone, which every entry
+    /// changes: rows of one entry stand in several checkpoint files, of which one may be older.
+    pub(super) fn newest_row(&self) -> Sequence {
+        let newest = self.slots.iter().map(|slot| {
             let shard = slot.shard.read();
             let heads = shard.wallets.values().map(|wallet| wallet.head);
-            heads.max().unwrap_or_default()
+            let amended = shard.amended.values().map(|row| row.last);
+            let holds = shard.holds.keys().copied();
+            heads.chain(amended).chain(holds).max().unwrap_or_default()
         });
-        heads.max().unwrap_or_default()
+        newest.max().unwrap_or_default()
     }
 
     /// An account whose held amount is not the sum of its open holds, with both.

@@ -6,9 +6,9 @@ use crate::metrics::Metrics;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// What a waiter gets.
 pub(super) type Answer = Result<Reply, SubmitError>;
@@ -61,6 +61,10 @@ pub(super) struct Places {
     /// stops at the reserve however fast it is.
     room_bytes: AtomicU64,
     ran_out_of_room: AtomicBool,
+    /// Set before the ledger thread looks into its queue for the last time.
+    ended: AtomicBool,
+    /// `true` once every answer was handed out that will ever come.
+    delivered: watch::Sender<bool>,
 }
 
 impl Places {
@@ -115,12 +119,44 @@ impl Places {
     }
 }
 
+/// The ledger thread's end of the queue and of the mailbox. Its drop, also in a panic, answers who still waits: a
+/// bounded channel keeps what is in it when its receiver goes, and nobody would ever answer that.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) rx: Receiver<Message>,
+    pub(super) places: Arc<Places>,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.places.close();
+        self.places.ended.store(true, Ordering::SeqCst);
+        // IMPORTANT: pairs with the one in `submit`: what was sent before `ended` was seen is found below.
+        fence(Ordering::SeqCst);
+        let mut answers = Vec::new();
+        while let Ok(message) = self.rx.try_recv() {
+            if let Message::Command {
+                cost_bytes,
+                reply_tx,
+                ..
+            } = message
+            {
+                self.places.give_back(cost_bytes);
+                answers.push((reply_tx, Err(SubmitError::Unavailable)));
+            }
+        }
+        self.mailbox.post(&mut answers);
+        self.mailbox.close();
+    }
+}
+
 /// A queue with its two ends.
 pub(super) fn queue(
     commands_max: usize,
     queue_bytes_max: usize,
     metrics: Metrics,
-) -> (LedgerHandle, Receiver<Message>, Arc<Places>) {
+) -> (LedgerHandle, Inbox) {
     let (tx, rx) = bounded(commands_max);
     let places = Arc::new(Places {
         queued_bytes: AtomicUsize::new(0),
@@ -130,16 +166,26 @@ pub(super) fn queue(
         failed: AtomicBool::new(false),
         room_bytes: AtomicU64::new(u64::MAX),
         ran_out_of_room: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        delivered: watch::Sender::new(false),
     });
-    (
-        LedgerHandle {
-            tx,
-            places: Arc::clone(&places),
-            metrics,
-        },
+    let handle = LedgerHandle {
+        tx,
+        places: Arc::clone(&places),
+        metrics,
+    };
+    let mailbox = Arc::new(Mailbox {
+        answers: Mutex::default(),
+        wake: Notify::new(),
+        closed: AtomicBool::new(false),
+        places: Arc::clone(&places),
+    });
+    let inbox = Inbox {
         rx,
         places,
-    )
+        mailbox,
+    };
+    (handle, inbox)
 }
 
 impl LedgerHandle {
@@ -168,13 +214,29 @@ impl LedgerHandle {
             cost_bytes,
             reply_tx,
         }) {
-            Ok(()) => reply_rx.await.unwrap_or(Err(SubmitError::Unknown)),
+            Ok(()) => self.answer(reply_rx).await,
             Err(TrySendError::Full(_)) => {
                 self.places.give_back(cost_bytes);
                 self.metrics.observe_ledger_busy();
                 Err(SubmitError::Busy)
             }
             Err(TrySendError::Disconnected(_)) => Err(SubmitError::Unavailable),
+        }
+    }
+
+    async fn answer(&self, mut reply_rx: oneshot::Receiver<Answer>) -> Answer {
+        fence(Ordering::SeqCst);
+        if !self.places.ended.load(Ordering::SeqCst) {
+            return reply_rx.await.unwrap_or(Err(SubmitError::Unknown));
+        }
+        // Sent while the thread ended: perhaps it was still found there, perhaps nobody will look again.
+        let mut delivered_rx = self.places.delivered.subscribe();
+        tokio::select! {
+            biased;
+            answer = &mut reply_rx => answer.unwrap_or(Err(SubmitError::Unknown)),
+            _ = delivered_rx.wait_for(|delivered| *delivered) => {
+                reply_rx.try_recv().unwrap_or(Err(SubmitError::Unknown))
+            }
         }
     }
 
@@ -239,12 +301,13 @@ fn command_cost_bytes(command: &Command) -> usize {
 
 /// Answers on their way back. The ledger thread leaves a whole group's answers here and wakes one task, which wakes
 /// the waiters on the runtime's own threads: far cheaper than one wake across threads an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Mailbox {
     /// Bounded by the places in the queue: each answer had one.
     answers: Mutex<Vec<(oneshot::Sender<Answer>, Answer)>>,
     wake: Notify,
     closed: AtomicBool,
+    places: Arc<Places>,
 }
 
 impl Mailbox {
@@ -265,6 +328,7 @@ impl Mailbox {
             let answers = std::mem::take(&mut *self.answers.lock());
             if answers.is_empty() {
                 if closed {
+                    self.places.delivered.send_replace(true);
                     return;
                 }
                 self.wake.notified().await;
@@ -284,7 +348,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_on_the_disk_is_refused_at_once_and_told_why() {
-        let (handle, _rx, places) = queue(1, 1 << 20, Metrics::default());
+        let (handle, inbox) = queue(1, 1 << 20, Metrics::default());
+        let places = &inbox.places;
         assert!(places.take_room(1 << 30), "at first there is no bound");
         handle.set_room(5_000);
         assert!(places.take_room(1_000) && places.has_room());
@@ -307,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_drain_gives_up_on_a_full_queue_that_does_not_move() {
-        let (handle, rx, _places) = queue(1, 1 << 20, Metrics::default());
+        let (handle, inbox) = queue(1, 1 << 20, Metrics::default());
         handle.tx.send(Message::Drain).unwrap();
         let (told_tx, told_rx) = bounded(1);
         let waiting = handle.clone();
@@ -318,9 +383,55 @@ mod tests {
                 .unwrap();
         });
         let told = told_rx.recv_timeout(Duration::from_secs(30));
-        drop(rx);
+        drop(inbox);
         drain.join().unwrap();
         assert_eq!(told, Ok(false));
         assert!(handle.drain(Duration::ZERO), "the thread is gone");
+    }
+
+    fn asked() -> Command {
+        Command::Batch {
+            items: Vec::new(),
+            atomic: false,
+        }
+    }
+
+    /// Polls once: the command then stands in the queue.
+    async fn sent(waiting: &mut std::pin::Pin<&mut impl Future<Output = Answer>>) {
+        let poll = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waiting.as_mut().poll(context).is_pending())
+        });
+        assert!(poll.await);
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_the_queue_is_told_when_the_thread_ends_or_panics() {
+        let (handle, inbox) = queue(8, 1 << 20, Metrics::default());
+        let mailbox = Arc::clone(&inbox.mailbox);
+        let mut waiting = std::pin::pin!(handle.submit(asked()));
+        sent(&mut waiting).await;
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _inbox = inbox;
+            panic!("the thread that has it");
+        }));
+        assert!(panicked.is_err());
+        mailbox.deliver().await;
+        let told = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        assert!(
+            matches!(told, Ok(Err(SubmitError::Unavailable))),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_queued_behind_the_last_look_is_told_so() {
+        let (handle, inbox) = queue(8, 1 << 20, Metrics::default());
+        // As if the thread stood between its last look and the end of its queue.
+        inbox.places.ended.store(true, Ordering::SeqCst);
+        let mut waiting = std::pin::pin!(handle.submit(asked()));
+        sent(&mut waiting).await;
+        inbox.places.delivered.send_replace(true);
+        let told = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        assert!(matches!(told, Ok(Err(SubmitError::Unknown))), "{told:?}");
     }
 }

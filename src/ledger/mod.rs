@@ -22,7 +22,15 @@ mod time;
 #[cfg(test)]
 mod audit_tests;
 #[cfg(test)]
+mod fault_model;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod fault_world;
+#[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod naive;
 #[cfg(test)]
 mod start_tests;
 

@@ -3,253 +3,22 @@
 
 use super::books::{Books, BooksWriter, apply};
 use super::command::{
-    AmendCommand, BatchItem, Change, Command, HoldSpec, MovementRequest, OpenWallet, Reply,
+    AmendCommand, BatchItem, Change, Command, MovementRequest, OpenWallet, Reply,
 };
 use super::error::{Refusal, SubmitError};
+use super::naive::{Naive, NaiveAccount, Op, USD, every_row, minor, op, request, rules, wallet};
 use super::query::TransactionRecord;
 use super::state::{Rules, State};
 use crate::ids::IdCipher;
 use crate::journal::{Body, Entry};
-use crate::types::{
-    Currency, FraudScore, MinorUnits, Sequence, Status, TimestampMs, TransactionId, WalletId,
-};
+use crate::types::{FraudScore, Sequence, Status, TimestampMs, TransactionId, WalletId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-const USD: Currency = Currency::from_tag(1);
-const WALLETS: u8 = 5;
-const HOLD_MS: u64 = 1_000;
-
-fn wallet(number: u8) -> WalletId {
-    WalletId::new(Uuid::from_u128(u128::from(number) + 1)).unwrap()
-}
-
-fn minor(amount: i64) -> MinorUnits {
-    MinorUnits::new(amount)
-}
-
-fn rules() -> Rules {
-    Rules {
-        open_holds_max: 8,
-        audit_entries_max: 6,
-        opening_balances: None,
-    }
-}
-
 fn ids() -> IdCipher {
     IdCipher::new(&[7; 16])
-}
-
-fn request(from: u8, to: u8, amount: i64, hold: bool) -> MovementRequest {
-    MovementRequest {
-        from: wallet(from),
-        to: wallet(to),
-        currency: USD,
-        amount: minor(amount),
-        metadata: None,
-        hold: hold.then_some(HoldSpec {
-            expires_in_ms: HOLD_MS,
-        }),
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Open {
-        wallet: u8,
-        overdraft: i64,
-    },
-    Issue {
-        to: u8,
-        amount: i64,
-    },
-    Redeem {
-        from: u8,
-        amount: i64,
-    },
-    Transfer {
-        from: u8,
-        to: u8,
-        amount: i64,
-        hold: bool,
-    },
-    Amend {
-        which: usize,
-        change: Change,
-    },
-    Batch {
-        items: Vec<(u8, u8, i64, bool)>,
-        atomic: bool,
-    },
-    Wait {
-        ms: u64,
-    },
-    EndGroup,
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let wallets = || 0..WALLETS;
-    let amount = || 1..500_i64;
-    let pair = || (wallets(), wallets()).prop_filter("from ≠ to", |(a, b)| a != b);
-    let change = prop_oneof![
-        Just(Change::Complete),
-        Just(Change::Fail),
-        Just(Change::Reverse),
-        (0..=1_000_000_u32).prop_map(|s| Change::Score(FraudScore::from_millionths(s).unwrap())),
-    ];
-    let item = (pair(), amount(), any::<bool>()).prop_map(|((a, b), n, h)| (a, b, n, h));
-    let op = prop_oneof![
-        2 => (wallets(), 0..100_i64).prop_map(|(wallet, overdraft)| Op::Open { wallet, overdraft }),
-        2 => (wallets(), amount()).prop_map(|(to, amount)| Op::Issue { to, amount }),
-        1 => (wallets(), amount()).prop_map(|(from, amount)| Op::Redeem { from, amount }),
-        6 => (pair(), amount(), any::<bool>())
-            .prop_map(|((from, to), amount, hold)| Op::Transfer { from, to, amount, hold }),
-        6 => (any::<usize>(), change).prop_map(|(which, change)| Op::Amend { which, change }),
-        2 => (proptest::collection::vec(item, 1..6), any::<bool>())
-            .prop_map(|(items, atomic)| Op::Batch { items, atomic }),
-        1 => (1..HOLD_MS).prop_map(|ms| Op::Wait { ms }),
-        2 => Just(Op::EndGroup),
-    ];
-    proptest::collection::vec(op, 1..80)
-}
-
-/// The naive ledger: plain maps, whole copies, no chains.
-#[derive(Clone, Default, Debug)]
-struct Naive {
-    accounts: BTreeMap<WalletId, NaiveAccount>,
-    transactions: Vec<NaiveTransaction>,
-}
-
-#[derive(Clone, Default, PartialEq, Debug)]
-struct NaiveAccount {
-    balance: i64,
-    held: i64,
-    overdraft: i64,
-}
-
-#[derive(Clone, Debug)]
-struct NaiveTransaction {
-    id: TransactionId,
-    from: WalletId,
-    to: WalletId,
-    amount: i64,
-    status: Status,
-    score: FraudScore,
-    expires_at: Option<u64>,
-    changes: u32,
-}
-
-impl Naive {
-    fn open_holds(&self) -> usize {
-        self.transactions
-            .iter()
-            .filter(|t| t.status == Status::Pending)
-            .count()
-    }
-
-    /// What the ledger should say of a transfer: the code it refuses with, or the status it gives.
-    fn judge(&self, request: &MovementRequest) -> Result<Status, &'static str> {
-        let known = |id: WalletId| id.is_issuer() || self.accounts.contains_key(&id);
-        if !known(request.from) || !known(request.to) {
-            return Err("WALLET_NOT_FOUND");
-        }
-        if request.hold.is_some() && self.open_holds() >= rules().open_holds_max {
-            return Err("TOO_MANY_HOLDS");
-        }
-        let payer = self
-            .accounts
-            .get(&request.from)
-            .cloned()
-            .unwrap_or_default();
-        let free = payer.balance - payer.held + payer.overdraft;
-        if !request.from.is_issuer() && free < request.amount.get() {
-            return Err("INSUFFICIENT_FUNDS");
-        }
-        Ok(if request.hold.is_some() {
-            Status::Pending
-        } else {
-            Status::Completed
-        })
-    }
-
-    fn move_money(&mut self, from: WalletId, to: WalletId, amount: i64) {
-        self.accounts.entry(from).or_default().balance -= amount;
-        self.accounts.entry(to).or_default().balance += amount;
-    }
-
-    fn note(&mut self, id: TransactionId, request: &MovementRequest, status: Status, now: u64) {
-        let amount = request.amount.get();
-        match status {
-            Status::Completed => self.move_money(request.from, request.to, amount),
-            Status::Pending => self.accounts.entry(request.from).or_default().held += amount,
-            Status::Failed | Status::Reversed => {}
-        }
-        self.transactions.push(NaiveTransaction {
-            id,
-            from: request.from,
-            to: request.to,
-            amount,
-            status,
-            score: FraudScore::ZERO,
-            expires_at: request.hold.map(|hold| now + hold.expires_in_ms),
-            changes: 0,
-        });
-    }
-
-    fn expire(&mut self, now: u64) {
-        for index in 0..self.transactions.len() {
-            let t = self.transactions[index].clone();
-            if t.status == Status::Pending && t.expires_at.is_some_and(|at| at <= now) {
-                self.accounts.entry(t.from).or_default().held -= t.amount;
-                self.transactions[index].status = Status::Failed;
-                self.transactions[index].changes += 1;
-            }
-        }
-    }
-
-    /// Applies a change, or names the code it is refused with.
-    fn amend(&mut self, index: usize, change: Change) -> Result<(), &'static str> {
-        let t = self.transactions[index].clone();
-        let issuer = t.from.is_issuer() || t.to.is_issuer();
-        let most = rules().audit_entries_max;
-        let room = match (change, t.status) {
-            (Change::Complete | Change::Fail, Status::Pending) => t.changes < most,
-            (Change::Reverse, Status::Completed) if !issuer => t.changes < most,
-            (Change::Score(_), _) => t.changes + 2 < most,
-            _ => return Err("INVALID_STATUS_TRANSITION"),
-        };
-        if !room {
-            return Err("AUDIT_TRAIL_FULL");
-        }
-        let status = match change {
-            Change::Complete => {
-                self.accounts.entry(t.from).or_default().held -= t.amount;
-                self.move_money(t.from, t.to, t.amount);
-                Status::Completed
-            }
-            Change::Fail => {
-                self.accounts.entry(t.from).or_default().held -= t.amount;
-                Status::Failed
-            }
-            Change::Reverse => {
-                let payer = self.accounts.entry(t.to).or_default();
-                if payer.balance - payer.held + payer.overdraft < t.amount {
-                    return Err("INSUFFICIENT_FUNDS");
-                }
-                self.move_money(t.to, t.from, t.amount);
-                Status::Reversed
-            }
-            Change::Score(score) => {
-                self.transactions[index].score = score;
-                t.status
-            }
-        };
-        self.transactions[index].status = status;
-        self.transactions[index].changes += 1;
-        Ok(())
-    }
 }
 
 /// The ledger under test, without thread and journal, and what it wrote.
@@ -518,23 +287,11 @@ impl Rig {
             }
         }
     }
-
-    fn rows(books: &Books) -> String {
-        let mut rows = Vec::new();
-        for index in 0..super::books::SHARDS {
-            let shard = books.shard(index);
-            rows.extend(shard.wallets.iter().map(|row| format!("{row:?}")));
-            rows.extend(shard.amended.iter().map(|row| format!("{row:?}")));
-            rows.extend(shard.holds.iter().map(|row| format!("{row:?}")));
-        }
-        rows.sort();
-        rows.join("\n")
-    }
 }
 
 proptest! {
     #[test]
-    fn the_ledger_says_what_a_naive_one_says(ops in ops()) {
+    fn the_ledger_says_what_a_naive_one_says(ops in proptest::collection::vec(op(), 1..80)) {
         let mut rig = Rig::new();
         for op in ops {
             rig.run(op);
@@ -546,7 +303,7 @@ proptest! {
     /// the same books whatever the mixture, and also when it starts earlier than it had to.
     #[test]
     fn replay_over_any_fuzzy_checkpoint_gives_the_same_books(
-        ops in ops(),
+        ops in proptest::collection::vec(op(), 1..80),
         newer in 0..100_usize,
         older in 0..100_usize,
     ) {
@@ -555,7 +312,7 @@ proptest! {
             rig.run(op);
         }
         rig.check();
-        let expected = Rig::rows(&rig.books);
+        let expected = every_row(&rig.books);
         let newer = newer.min(rig.entries.len());
         let older = older.min(newer);
         let books = Books::new();
@@ -563,7 +320,7 @@ proptest! {
         for entry in rig.entries[..newer].iter().chain(&rig.entries[older..]) {
             apply(&mut rows, entry);
         }
-        prop_assert_eq!(Rig::rows(&books), expected);
+        prop_assert_eq!(every_row(&books), expected);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::books::{Books, BooksWriter, WronglyHeld, apply};
 use super::checkpoint::{Checkpointer, Loaded};
 use super::config::Config;
-use super::handle::{LedgerHandle, Mailbox, queue};
+use super::handle::{LedgerHandle, queue};
 use super::query::Queries;
 use super::thread::{LedgerThread, state};
 use super::time::{Leaps, LedgerTime};
@@ -108,16 +108,15 @@ impl Ledger {
         let last = reader
             .entry_covering(durable)?
             .map_or(TimestampMs::default(), |entry| entry.at);
-        let (handle, rx, places) = queue(
+        let (handle, inbox) = queue(
             config.queue_commands_max,
             config.queue_bytes_max,
             metrics.clone(),
         );
-        let mailbox = Arc::new(Mailbox::default());
         supervisor.spawn_task(
             "answers",
             OnExit::StopProcess,
-            Arc::clone(&mailbox).deliver(),
+            Arc::clone(&inbox.mailbox).deliver(),
         );
         let ids = IdCipher::new(&journal.settings().id_key);
         let queries = Queries::new(Arc::clone(&books), reader.clone(), ids, &config);
@@ -135,6 +134,7 @@ impl Ledger {
                 checkpointer.run();
             })?;
         let thread = LedgerThread {
+            inbox,
             state: state(&config, Arc::clone(&books), &journal),
             time: LedgerTime::new(last, Leaps::from(&config)),
             config,
@@ -142,9 +142,6 @@ impl Ledger {
             clock: Arc::clone(clock),
             metrics: metrics.clone(),
             supervisor: supervisor.clone(),
-            rx,
-            places,
-            mailbox,
         };
         let (journal_tx, journal_rx) = bounded(1);
         let writer = supervisor.spawn_thread("ledger", OnExit::StopProcess, move || {
@@ -161,6 +158,12 @@ impl Ledger {
             checkpoint_writer,
             writer,
         })
+    }
+
+    /// What the queries see, for tests that look deeper.
+    #[cfg(test)]
+    pub(super) fn books(&self) -> Arc<Books> {
+        Arc::clone(&self.books)
     }
 
     /// For those who ask for changes.
@@ -226,7 +229,7 @@ fn open_books(
     }
     let durable = journal.durable();
     // Rows hold only what was durable, and may be newer than the file that holds them says.
-    let checkpoint = loaded.replay_after.max(loaded.books.newest_head());
+    let checkpoint = loaded.replay_after.max(loaded.books.newest_row());
     if checkpoint > durable {
         return Err(StartError::LostTail {
             checkpoint,

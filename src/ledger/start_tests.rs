@@ -1,6 +1,6 @@
 //! The ledger whole, on a real journal in a real folder: what it answered is there after every kind of restart.
 
-use super::books::{BooksWriter, Hold, Rows};
+use super::books::{Account, Accounts, Amended, BooksWriter, Hold, Rows};
 use super::{
     BatchItem, Command, Config, HoldSpec, Ledger, Loaded, MovementRequest, OpenWallet, Reply,
     StartError, SubmitError,
@@ -10,7 +10,8 @@ use crate::journal::{self, Journal, OpenOptions};
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
 use crate::types::{
-    Currencies, Currency, MinorUnits, Sequence, TimestampMs, TransactionId, WalletId,
+    Currencies, Currency, FraudScore, MinorUnits, Sequence, Status, TimestampMs, TransactionId,
+    WalletId,
 };
 use std::fs;
 use std::path::Path;
@@ -331,6 +332,17 @@ async fn the_thread_sleeps_while_a_leap_of_the_clock_is_not_believed() {
     rig.stop();
 }
 
+fn hold(amount: i64) -> Hold {
+    Hold {
+        transaction: TransactionId(Uuid::from_u128(1)),
+        from: wallet(0),
+        to: wallet(1),
+        currency: USD,
+        amount: MinorUnits::new(amount),
+        expires_at: TimestampMs::new(9_000),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_room_on_the_disk_nothing_is_written_and_what_is_due_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -401,18 +413,41 @@ async fn books_that_cannot_be_are_refused() {
     };
     assert_eq!((checkpoint, durable), (Sequence::new(99), Sequence::new(8)));
 
+    // Of one entry's rows those that are no wallet's may stand in the newer file.
+    let amended = start(|rows| {
+        let row = Amended {
+            last: Sequence::new(97),
+            ordinal: 1,
+            status: Status::Reversed,
+            fraud_score: FraudScore::ZERO,
+        };
+        rows.put_amended(Sequence::new(2), row);
+    });
+    let is_refused = |found: Result<Rig, StartError>, at: u64| matches!(found, Err(StartError::LostTail { checkpoint, .. }) if checkpoint.get() == at);
+    assert!(is_refused(amended, 97));
+    let hold_ahead = start(|rows| rows.put_hold(Sequence::new(98), hold(3)));
+    assert!(is_refused(hold_ahead, 98));
+
+    let held_by_nothing = start(|rows| {
+        let mut row = rows.wallet(wallet(0)).unwrap();
+        row.accounts = Accounts::One(Account {
+            held: MinorUnits::new(5),
+            ..row.accounts.as_slice()[0]
+        });
+        rows.put_wallet(wallet(0), row);
+    });
+    let Err(StartError::WronglyHeld {
+        held_minor,
+        holds_minor,
+        ..
+    }) = held_by_nothing
+    else {
+        panic!("an amount that no hold holds back was taken");
+    };
+    assert_eq!((held_minor, holds_minor), (5, 0));
+
     let held = start(|rows| {
-        rows.put_hold(
-            Sequence::new(5),
-            Hold {
-                transaction: TransactionId(Uuid::from_u128(1)),
-                from: wallet(0),
-                to: wallet(1),
-                currency: USD,
-                amount: MinorUnits::new(3),
-                expires_at: TimestampMs::new(9_000),
-            },
-        );
+        rows.put_hold(Sequence::new(5), hold(3));
     });
     let Err(StartError::WronglyHeld {
         held_minor,

@@ -6,7 +6,7 @@
 use super::books::Books;
 use super::config::Config;
 use super::error::SubmitError;
-use super::handle::{Answer, Mailbox, Message, Places};
+use super::handle::{Answer, Inbox, Message};
 use super::state::{Rules, State};
 use super::time::LedgerTime;
 use crate::clock::SharedClock;
@@ -15,7 +15,7 @@ use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
 use crate::types::TimestampMs;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -27,6 +27,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// All that the thread owns.
 #[derive(Debug)]
 pub(super) struct LedgerThread {
+    /// IMPORTANT: first, so that in a panic it is dropped before the journal, which waits for a thread of its own.
+    pub(super) inbox: Inbox,
     pub(super) config: Config,
     pub(super) journal: Journal,
     pub(super) state: State,
@@ -34,9 +36,6 @@ pub(super) struct LedgerThread {
     pub(super) clock: SharedClock,
     pub(super) metrics: Metrics,
     pub(super) supervisor: Supervisor,
-    pub(super) rx: Receiver<Message>,
-    pub(super) places: Arc<Places>,
-    pub(super) mailbox: Arc<Mailbox>,
 }
 
 /// Whether the thread goes on after a group.
@@ -51,21 +50,19 @@ enum Next {
 type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 
 impl LedgerThread {
-    /// Works until drained or failed, then closes the mailbox and hands the journal back.
+    /// Works until drained or failed, then refuses what came in behind that and hands the journal back.
     pub(super) fn run(mut self) -> Journal {
         let mut next = Next::Continue;
         while next == Next::Continue {
             next = self.group();
         }
-        self.places.close();
-        self.refuse_the_rest();
-        self.mailbox.close();
+        drop(self.inbox);
         self.journal
     }
 
     fn group(&mut self) -> Next {
         let wait = self.wait();
-        let first = match self.rx.recv_timeout(wait) {
+        let first = match self.inbox.rx.recv_timeout(wait) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Next::Drained,
@@ -73,7 +70,7 @@ impl LedgerThread {
         let now = self.now();
         let mut entries = Vec::new();
         let mut answers = Answers::new();
-        if self.places.has_room() {
+        if self.inbox.places.has_room() {
             self.state
                 .expire(now, self.config.group_entries_max, &mut entries);
         }
@@ -87,8 +84,8 @@ impl LedgerThread {
                     cost_bytes,
                     reply_tx,
                 } => {
-                    self.places.give_back(cost_bytes);
-                    let answer = if self.places.take_room(cost_bytes) {
+                    self.inbox.places.give_back(cost_bytes);
+                    let answer = if self.inbox.places.take_room(cost_bytes) {
                         self.state.execute(command, now, &mut entries)
                     } else {
                         Err(SubmitError::DiskFull)
@@ -105,7 +102,7 @@ impl LedgerThread {
             let has_room = entries.len() < self.config.group_entries_max
                 && answers.len() < self.config.queue_commands_max
                 && group_bytes < self.config.group_bytes_max;
-            message = has_room.then(|| self.rx.try_recv().ok()).flatten();
+            message = has_room.then(|| self.inbox.rx.try_recv().ok()).flatten();
         }
         if !entries.is_empty() && !self.commit(entries) {
             next = Next::Failed;
@@ -119,7 +116,7 @@ impl LedgerThread {
             }
         }
         if !answers.is_empty() {
-            self.mailbox.post(&mut answers);
+            self.inbox.mailbox.post(&mut answers);
         }
         next
     }
@@ -146,7 +143,7 @@ impl LedgerThread {
             }
             Err(cause) => {
                 error!(%cause, "a commit failed; nothing more is accepted");
-                self.places.fail();
+                self.inbox.places.fail();
                 self.supervisor
                     .fail(&format!("the journal failed: {cause}"));
                 false
@@ -168,7 +165,7 @@ impl LedgerThread {
 
     /// Until the next hold expires, at most [`IDLE_WAIT`].
     fn wait(&mut self) -> Duration {
-        if !self.places.has_room() {
+        if !self.inbox.places.has_room() {
             return IDLE_WAIT; // Nothing expires until there is.
         }
         // Why the earlier one: a hold expires once ledger time is there. That stays behind a wall clock that leapt
@@ -179,23 +176,6 @@ impl LedgerThread {
             .next_expiry()
             .map(|expires_at| expires_at.get().saturating_sub(now.get()));
         until_ms.map_or(IDLE_WAIT, |ms| Duration::from_millis(ms).min(IDLE_WAIT))
-    }
-
-    /// Commands that came in behind the drain: not recorded, and told so.
-    fn refuse_the_rest(&self) {
-        let mut answers: Answers = Vec::new();
-        while let Ok(message) = self.rx.try_recv() {
-            if let Message::Command {
-                cost_bytes,
-                reply_tx,
-                ..
-            } = message
-            {
-                self.places.give_back(cost_bytes);
-                answers.push((reply_tx, Err(SubmitError::Unavailable)));
-            }
-        }
-        self.mailbox.post(&mut answers);
     }
 }
 

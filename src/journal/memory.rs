@@ -1,0 +1,247 @@
+//! Stores in memory that forget like a disk does: for tests of what stands above a store.
+//!
+//! A store knows what was inserted, what was flushed and what was synced. What is left of the first two after a crash
+//! depends on the crash; what was synced stays. Beside it lies a data file with every page ever flushed, removed ones
+//! too, since recovery looks for pages there.
+
+use super::store::{Opener, Purpose, Store, StoreFault, StoredPage, data_file};
+use crate::types::Sequence;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What takes the process away, and how much of its unsynced writes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Crash {
+    /// The process alone dies: what was flushed is in the page cache, readable, and still not durable.
+    Kill,
+    /// The power goes, and with it everything that was not synced.
+    Cut,
+    /// The power goes while the disk writes. Of what was not synced a random part (by this seed) is in the data file,
+    /// and the store shows a random part of that: later pages without earlier ones, removals that did not last.
+    Torn(u64),
+}
+
+/// Opens [`MemStore`]s, and keeps them as a disk does.
+#[derive(Debug, Default)]
+pub(crate) struct MemOpener {
+    stores: Mutex<HashMap<PathBuf, Arc<MemStore>>>,
+}
+
+type Pages = BTreeMap<Sequence, Box<[u8]>>;
+
+#[derive(Debug)]
+struct MemStore {
+    folder: PathBuf,
+    state: Mutex<MemState>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct MemState {
+    /// What the process sees.
+    pages: Pages,
+    /// What a power cut leaves.
+    durable: Pages,
+    /// What leads from `durable` to `pages`.
+    unsynced: Vec<Change>,
+    /// So many of `unsynced` the operating system has.
+    flushed: usize,
+    /// What a power cut leaves of the data file.
+    file: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Insert(Sequence, Box<[u8]>),
+    Remove(Sequence),
+}
+
+impl Change {
+    fn apply(&self, pages: &mut Pages) {
+        match self {
+            Self::Insert(key, page) => pages.insert(*key, page.clone()),
+            Self::Remove(key) => pages.remove(key),
+        };
+    }
+
+    /// Its bytes in the data file.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Insert(_, page) => page,
+            Self::Remove(_) => &[],
+        }
+    }
+}
+
+impl MemOpener {
+    /// The stores below `from` as `crash` leaves them, to be opened below `to`, which is a copy of `from` or the same
+    /// folder. Nobody may use the stores of `self` any more if it is the same.
+    pub(crate) fn after(&self, crash: Crash, from: &Path, to: &Path) -> Self {
+        let mut left = HashMap::new();
+        let mut stores: Vec<_> = self.stores.lock().clone().into_iter().collect();
+        stores.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut random = Random(match crash {
+            Crash::Torn(seed) => seed,
+            Crash::Kill | Crash::Cut => 0,
+        });
+        for (folder, store) in stores {
+            let folder = to.join(folder.strip_prefix(from).unwrap());
+            if !folder.exists() {
+                continue;
+            }
+            let mut state = store.state.lock().clone();
+            state.crash(crash, &mut random);
+            let file = state.unsynced.iter().flat_map(Change::bytes);
+            let file: Vec<u8> = state.file.iter().chain(file).copied().collect();
+            fs::write(data_file(&folder), file).unwrap();
+            let store = MemStore {
+                folder: folder.clone(),
+                state: Mutex::new(state),
+            };
+            left.insert(folder, Arc::new(store));
+        }
+        Self {
+            stores: Mutex::new(left),
+        }
+    }
+}
+
+impl MemState {
+    fn crash(&mut self, crash: Crash, random: &mut Random) {
+        match crash {
+            Crash::Kill => self.unsynced.truncate(self.flushed),
+            Crash::Cut => self.unsynced.clear(),
+            Crash::Torn(_) => {
+                for change in self.unsynced.drain(..) {
+                    if random.bit() {
+                        self.file.extend_from_slice(change.bytes());
+                        if random.bit() {
+                            change.apply(&mut self.durable);
+                        }
+                    }
+                }
+            }
+        }
+        self.flushed = self.unsynced.len();
+        self.pages = self.durable.clone();
+        for change in &self.unsynced {
+            change.apply(&mut self.pages);
+        }
+    }
+}
+
+impl Opener for MemOpener {
+    fn open(&self, folder: &Path, _: Purpose, _: Duration) -> Result<Arc<dyn Store>, StoreFault> {
+        let fault = |error| StoreFault::new("open", error);
+        fs::create_dir_all(folder).map_err(fault)?;
+        let path = data_file(folder);
+        let mut stores = self.stores.lock();
+        if !path.exists() {
+            // Also where recovery took an unusable store away.
+            stores.remove(folder);
+            File::create(&path).map_err(fault)?;
+        } else if stores.contains_key(folder) {
+            // As sled does, at an open that finds a store.
+            File::create(folder.join("snap.0")).map_err(fault)?;
+        }
+        let store = stores.entry(folder.into()).or_insert_with(|| {
+            Arc::new(MemStore {
+                folder: folder.into(),
+                state: Mutex::default(),
+            })
+        });
+        Ok(Arc::clone(store) as _)
+    }
+}
+
+impl MemStore {
+    fn change(&self, change: Change) {
+        let mut state = self.state.lock();
+        change.apply(&mut state.pages);
+        state.unsynced.push(change);
+    }
+}
+
+impl Store for MemStore {
+    fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
+        self.change(Change::Insert(key, page.into()));
+        Ok(())
+    }
+
+    fn remove(&self, key: Sequence) -> Result<(), StoreFault> {
+        self.change(Change::Remove(key));
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        let fault = |error| StoreFault::new("flush", error);
+        let mut file = File::options()
+            .append(true)
+            .open(data_file(&self.folder))
+            .map_err(fault)?;
+        for change in &state.unsynced[state.flushed..] {
+            file.write_all(change.bytes()).map_err(fault)?;
+        }
+        state.flushed = state.unsynced.len();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        let flushed = state.flushed;
+        let synced: Vec<Change> = state.unsynced.drain(..flushed).collect();
+        state.flushed = 0;
+        for change in synced {
+            state.file.extend_from_slice(change.bytes());
+            change.apply(&mut state.durable);
+        }
+        Ok(())
+    }
+
+    fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {
+        let pages = &self.state.lock().pages;
+        let start = pages
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(key, _)| *key);
+        let found = pages.range(start..).take(pages_max);
+        Ok(found
+            .map(|(key, bytes)| StoredPage {
+                key: *key,
+                bytes: bytes.clone(),
+            })
+            .collect())
+    }
+
+    fn length_bytes(&self) -> Result<u64, StoreFault> {
+        let metadata = fs::metadata(data_file(&self.folder));
+        metadata
+            .map(|m| m.len())
+            .map_err(|error| StoreFault::new("length", error))
+    }
+
+    fn abandon(&self) {}
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014).
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    pub(crate) fn bit(&mut self) -> bool {
+        self.below(2) == 1
+    }
+}
