@@ -13,7 +13,7 @@ use crate::cli::Exit;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Mode};
 use crate::ids::IdCipher;
-use crate::journal::{Journal, OpenOptions, RecoveryError, StoreError, Witness};
+use crate::journal::{FolderLock, Journal, OpenOptions, RecoveryError, StoreError, Witness};
 use crate::ledger::{CheckpointError, Ledger, Loaded, StartError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
@@ -185,14 +185,13 @@ impl Running {
         let metrics = Metrics::default();
         // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
         let socket = bind(config.listen)?;
+        // Before anything in it is read: a process that is just ending may write there to the last.
+        let folder = Journal::lock(&config.journal)?;
         let cursor = Cursor::load(&config.journal.data_dir)?;
         let loaded = Loaded::read(&config.ledger)?;
-        let witnesses = [
-            cursor.as_ref().map(|cursor| cursor.witness),
-            loaded.witness(),
-        ];
-        let witnesses = witnesses.into_iter().flatten().collect();
-        let journal = open_journal(config, witnesses, clock, supervisor)?;
+        let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
+        let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
+        let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
         let reader = journal.reader();
         let currencies = journal.settings().currencies.clone();
         let ids = IdCipher::new(&journal.settings().id_key);
@@ -370,6 +369,7 @@ fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
 }
 
 fn open_journal(
+    folder: FolderLock,
     config: &Config,
     witnesses: Vec<Witness>,
     clock: &SharedClock,
@@ -382,7 +382,13 @@ fn open_journal(
         witnesses,
     };
     let started = clock.monotonic();
-    let journal = Journal::open(&config.journal, options, Arc::clone(clock), supervisor)?;
+    let journal = Journal::open_locked(
+        folder,
+        &config.journal,
+        options,
+        Arc::clone(clock),
+        supervisor,
+    )?;
     let took = clock.monotonic().saturating_sub(started);
     info!(durable = %journal.durable(), ?took, "the journal is open");
     Ok(journal)

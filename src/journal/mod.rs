@@ -51,6 +51,7 @@ pub use feed::{Batch, Follower, FollowerWaker};
 pub use lineage::{EpochStart, Lineage};
 pub use reader::{Inspector, JournalReader, Place};
 pub use rebuild::{PageCheck, Rebuild, RebuildError, Rebuilt};
+pub use recovery::FolderLock;
 #[cfg(test)]
 pub(crate) use store::{Opener, SledOpener};
 pub use writer::Journal;

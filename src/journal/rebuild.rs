@@ -524,6 +524,7 @@ pub(super) fn raise_epoch(
     let layout = Layout {
         data_dir: config.data_dir.clone(),
     };
+    let lock = recovery::lock_folder(config)?;
     let path = layout.settings();
     let Some(settings) = Settings::read(&path)? else {
         return Err(RecoveryError::SettingsMissing { path });
@@ -535,7 +536,7 @@ pub(super) fn raise_epoch(
         witnesses: Vec::new(),
     };
     // Where the new epoch begins is known only of a whole journal.
-    let recovered = recovery::recover(config, options, clock, opener)?;
+    let recovered = recovery::recover(lock, config, options, clock, opener)?;
     let epoch = raised(&recovered.lineage, clock, &config.data_dir)?;
     let lineage = recovered.lineage.raised_to(epoch, recovered.durable);
     let lineage = lineage.ok_or_else(|| no_epoch(&config.data_dir))?;

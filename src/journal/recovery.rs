@@ -52,8 +52,22 @@ impl Recovered {
     }
 }
 
-/// Locks, recovers or makes the journal in `config.data_dir`.
+/// A data folder that is ours: what is read in it stays as it is until the journal is open.
+#[derive(Debug)]
+pub struct FolderLock(File);
+
+/// Locks the data folder; makes it when it is missing.
+pub(super) fn lock_folder(config: &Config) -> Result<FolderLock, RecoveryError> {
+    let layout = Layout {
+        data_dir: config.data_dir.clone(),
+    };
+    fs::create_dir_all(&layout.data_dir).map_err(RecoveryError::io("create", &layout.data_dir))?;
+    lock(&layout).map(FolderLock)
+}
+
+/// Recovers or makes the journal in `config.data_dir`, which is locked by `lock`.
 pub(super) fn recover(
+    FolderLock(lock): FolderLock,
     config: &Config,
     options: OpenOptions,
     clock: &SharedClock,
@@ -62,8 +76,6 @@ pub(super) fn recover(
     let layout = Layout {
         data_dir: config.data_dir.clone(),
     };
-    fs::create_dir_all(&layout.data_dir).map_err(RecoveryError::io("create", &layout.data_dir))?;
-    let lock = lock(&layout)?;
     let stop = Witness::read(&layout.stop())?;
     let known: Vec<Witness> = options.witnesses.iter().copied().chain(stop).collect();
     let settings = match Settings::read(&layout.settings())? {

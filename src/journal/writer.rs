@@ -3,7 +3,7 @@
 use super::codec::Encoder;
 use super::feed::Feed;
 use super::page::PageHash;
-use super::recovery::{self, Recovered};
+use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
 use super::volume::{VolumeWriter, Volumes};
@@ -47,7 +47,31 @@ impl Journal {
         clock: SharedClock,
         supervisor: &Supervisor,
     ) -> Result<Self, RecoveryError> {
-        Self::open_with(config, options, clock, supervisor, Arc::new(SledOpener))
+        Self::open_locked(Self::lock(config)?, config, options, clock, supervisor)
+    }
+
+    /// Locks the data folder, which is made when it is missing. For those who read more of it than the journal before
+    /// they open that: another process that is just ending may still write there.
+    ///
+    /// # Errors
+    /// [`RecoveryError::Locked`], or what the system said.
+    pub fn lock(config: &Config) -> Result<FolderLock, RecoveryError> {
+        recovery::lock_folder(config)
+    }
+
+    /// [`Journal::open`] in the folder that [`Journal::lock`] locked with the same `config`.
+    ///
+    /// # Errors
+    /// See [`RecoveryError`].
+    pub fn open_locked(
+        lock: FolderLock,
+        config: &Config,
+        options: OpenOptions,
+        clock: SharedClock,
+        supervisor: &Supervisor,
+    ) -> Result<Self, RecoveryError> {
+        let opener = Arc::new(SledOpener);
+        Self::open_on(lock, config, options, clock, supervisor, opener)
     }
 
     /// Like [`Journal::open`], for those who take the journal as it is: never makes one, accepts one of `dev`, and
@@ -75,6 +99,7 @@ impl Journal {
     }
 
     /// [`Journal::open`] on other stores than sled's.
+    #[cfg(test)]
     pub(crate) fn open_with(
         config: &Config,
         options: OpenOptions,
@@ -82,7 +107,19 @@ impl Journal {
         supervisor: &Supervisor,
         opener: Arc<dyn Opener>,
     ) -> Result<Self, RecoveryError> {
-        let recovered = recovery::recover(config, options, &clock, opener.as_ref())?;
+        let lock = Self::lock(config)?;
+        Self::open_on(lock, config, options, clock, supervisor, opener)
+    }
+
+    fn open_on(
+        lock: FolderLock,
+        config: &Config,
+        options: OpenOptions,
+        clock: SharedClock,
+        supervisor: &Supervisor,
+        opener: Arc<dyn Opener>,
+    ) -> Result<Self, RecoveryError> {
+        let recovered = recovery::recover(lock, config, options, &clock, opener.as_ref())?;
         let Recovered {
             lock,
             layout,
