@@ -73,6 +73,15 @@ impl StoreFault {
         }
     }
 
+    /// sled unwraps some errors of the system, and their text is all that is left of them then.
+    fn of_panic(stage: &'static str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let reason = panic_text(panic);
+        Self {
+            is_io: reason.contains("Os { code: "),
+            ..Self::new(stage, reason)
+        }
+    }
+
     fn of_sled(stage: &'static str, error: &sled::Error) -> Self {
         match error {
             sled::Error::Io(error) => Self::io(stage, error),
@@ -244,7 +253,7 @@ fn open_patiently(config: &sled::Config, lock_wait: Duration) -> Result<sled::Db
         let error = match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) => StoreFault::of_sled("open", &error),
-            Err(panic) => return Err(StoreFault::new("open", panic_text(&*panic))),
+            Err(panic) => return Err(StoreFault::of_panic("open", &*panic)),
         };
         if !error.reason.contains("could not acquire lock") || waited >= lock_wait {
             return Err(error);
@@ -319,7 +328,7 @@ impl SledStore {
         match catch_unwind(AssertUnwindSafe(|| work(db))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(StoreFault::of_sled(stage, &error)),
-            Err(panic) => Err(StoreFault::new(stage, panic_text(&*panic))),
+            Err(panic) => Err(StoreFault::of_panic(stage, &*panic)),
         }
     }
 }

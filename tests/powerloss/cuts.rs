@@ -1,7 +1,7 @@
 //! Power cuts at random moments and at each kind of step: what was acknowledged is there, what is there adds up.
 //!
 //! `ECHOPAY_POWERLOSS_CUTS` cuts (25) with `ECHOPAY_POWERLOSS_SEED`, which is printed. `ECHOPAY_POWERLOSS_GO_ON=1` counts
-//! violations instead of ending at the first, for builds that are broken on purpose. `scripts/soak-powerloss.sh` sets them.
+//! violations instead of ending at the first, for builds that are broken on purpose. `scripts/soak-powerloss` sets them.
 
 use crate::disk::{Disk, Survives};
 use crate::load::{Found, Load};
