@@ -103,6 +103,7 @@ impl AppError {
             | Self::Cursor(_)
             | Self::Ledger(StartError::ForeignCheckpoint { .. })
             | Self::Pipeline(PipelineError::ForeignCursor { .. }) => Exit::CannotCreate,
+            Self::Ledger(StartError::Thread(_)) => Exit::Internal,
             Self::Recovery(_) | Self::Ledger(_) => Exit::Damaged,
             Self::Listen { .. } => Exit::Unavailable,
             Self::Store(_) | Self::Disk(_) => Exit::Io,
@@ -227,6 +228,7 @@ impl Running {
         );
         let space = Arc::new(DiskSpace::new(
             &config.ledger.data_dir,
+            reader.clone(),
             config.ledger.disk_reserve_bytes,
         ));
         // Before anyone is listened to: the first write already stops at the reserve.

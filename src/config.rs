@@ -669,7 +669,9 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "checkpoint_pace_ms" => ledger.checkpoint_pace_ms.to_string(),
         "sync_stalled_ms" => ledger.sync_stalled_ms.to_string(),
         "sync_dead_ms" => ledger.sync_dead_ms.to_string(),
-        "disk_reserve_bytes" => "5 % of the disk, at most 268435456".into(),
+        "disk_reserve_bytes" => {
+            "5 % of the disk, at most 256 MiB, and the size of the active volume".into()
+        }
         "log_format" => log.format.as_str().into(),
         "log_level" => log.level,
         _ => return None,

@@ -5,6 +5,7 @@
 //! the cursor, the next volume, the clean-stop witness, and the recovery of the next start.
 
 use super::probes::Probes;
+use crate::journal::JournalReader;
 use crate::ledger::{LedgerHandle, Suspension};
 use crate::tasks::{OnExit, Supervisor};
 use std::fmt;
@@ -17,7 +18,8 @@ use tracing::{info, warn};
 
 /// How often the disk is looked at. Not the bound of what is written meanwhile: that is the room that the ledger has.
 const TICK: Duration = Duration::from_millis(500);
-/// Most that is kept free when the setting does not say it, as a part of the disk and in bytes.
+/// Most that is kept free beside a copy of the active volume when the setting does not say it, as a part of the disk and
+/// in bytes.
 const RESERVE_DIVISOR: u64 = 20;
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
@@ -25,6 +27,7 @@ const RESERVE_BYTES_MAX: u64 = 256 << 20;
 #[derive(Debug)]
 pub(super) struct DiskSpace {
     folder: PathBuf,
+    reader: JournalReader,
     /// As set; `None`: a part of the disk.
     reserve_setting: Option<u64>,
     reserve_bytes: AtomicU64,
@@ -34,9 +37,10 @@ pub(super) struct DiskSpace {
 }
 
 impl DiskSpace {
-    pub(super) fn new(folder: &Path, reserve_setting: Option<u64>) -> Self {
+    pub(super) fn new(folder: &Path, reader: JournalReader, reserve_setting: Option<u64>) -> Self {
         Self {
             folder: folder.into(),
+            reader,
             reserve_setting,
             reserve_bytes: AtomicU64::new(reserve_setting.unwrap_or(0)),
             free_bytes: AtomicU64::new(0),
@@ -65,26 +69,34 @@ impl DiskSpace {
         let found = match rustix::fs::statvfs(&self.folder) {
             Ok(found) => found,
             Err(error) => {
-                // Told once; what was known before still holds.
+                // Told once. What was known before is lent again: a question that fails fills no disk.
                 if !self.is_unknown.swap(true, Ordering::Relaxed) {
                     warn!(%error, "cannot ask how much of the disk is free");
                 }
+                self.lend(ledger);
                 return;
             }
         };
         self.is_unknown.store(false, Ordering::Relaxed);
         let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
         let size_bytes = found.f_blocks.saturating_mul(found.f_frsize);
-        let reserve_bytes = reserve(self.reserve_setting, size_bytes);
+        // A start after a kill copies the active volume before it opens it.
+        let active_bytes = self.reader.witness().length_bytes;
+        let reserve_bytes = reserve(self.reserve_setting, size_bytes, active_bytes);
         let was_full = self.is_full() || ledger.take_ran_out_of_room();
         let is_full = is_full(was_full, free_bytes, reserve_bytes);
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         self.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
         self.is_full.store(is_full, Ordering::Relaxed);
-        ledger.set_room(match reserve_bytes {
+        self.lend(ledger);
+    }
+
+    /// What may be written until the next question.
+    fn lend(&self, ledger: &LedgerHandle) {
+        ledger.set_room(match self.reserve_bytes() {
             0 => u64::MAX,
-            _ if is_full => 0,
-            _ => free_bytes - reserve_bytes,
+            _ if self.is_full() => 0,
+            reserve_bytes => self.free_bytes().saturating_sub(reserve_bytes),
         });
     }
 }
@@ -99,8 +111,11 @@ impl fmt::Display for DiskSpace {
     }
 }
 
-fn reserve(setting: Option<u64>, size_bytes: u64) -> u64 {
-    setting.unwrap_or_else(|| RESERVE_BYTES_MAX.min(size_bytes / RESERVE_DIVISOR))
+fn reserve(setting: Option<u64>, size_bytes: u64, active_bytes: u64) -> u64 {
+    setting.unwrap_or_else(|| {
+        let part = RESERVE_BYTES_MAX.min(size_bytes / RESERVE_DIVISOR);
+        part.saturating_add(active_bytes)
+    })
 }
 
 /// Why two thresholds: a disk at the edge would go to and fro with every file that comes or goes.
@@ -166,9 +181,9 @@ mod tests {
 
     #[test]
     fn the_reserve_is_a_part_of_a_small_disk_and_bounded_on_a_large_one() {
-        assert_eq!(reserve(None, 64 << 20), (64 << 20) / 20);
-        assert_eq!(reserve(None, 1 << 40), 256 << 20);
-        assert_eq!(reserve(Some(5), 1 << 40), 5);
+        assert_eq!(reserve(None, 64 << 20, 0), (64 << 20) / 20);
+        assert_eq!(reserve(None, 1 << 40, 7), (256 << 20) + 7);
+        assert_eq!(reserve(Some(5), 1 << 40, 7), 5);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod feed;
+mod guard;
 mod lineage;
 #[cfg(test)]
 pub(crate) mod memory;

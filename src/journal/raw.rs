@@ -187,6 +187,12 @@ impl RawScan {
         self.newest_format.is_none()
     }
 
+    /// Pages that are kept.
+    #[cfg(test)]
+    pub(super) const fn page_count(&self) -> usize {
+        self.in_order.len()
+    }
+
     /// Whether there is no page.
     pub(super) const fn is_empty(&self) -> bool {
         self.newest_sequence.is_origin()

@@ -302,7 +302,7 @@ impl Rebuild {
         for folder in [layout.volumes(), layout.data_dir.clone()] {
             record::sync_folder(&folder)?;
         }
-        record::sync_parent(&layout.data_dir)?;
+        record::sync_ancestors(&layout.data_dir)?;
         // IMPORTANT: last. Before this there is no journal.
         record::replace(&layout.settings(), &self.settings.to_bytes())?;
         self.target.keep()?;
@@ -450,6 +450,8 @@ impl Target {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
+        // First: without them it is no journal, whatever else is still there.
+        gone(fs::remove_file(layout.settings()))?;
         gone(fs::remove_dir_all(layout.volumes()))?;
         for path in [layout.lineage(), layout.stop(), layout.settings()] {
             gone(fs::remove_file(path.with_extension("tmp")))?;

@@ -7,6 +7,7 @@ use super::{JournalIdentity, RecoveryError};
 use crate::types::{Currencies, Currency, CurrencyInfo, Sequence};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -120,10 +121,17 @@ pub(crate) fn parse_framed<T>(
     }
 }
 
-/// Replaces `path` by `bytes`, so that after a crash at any step the old or the new content is there, whole.
+/// Replaces `path` by `bytes`, so that after a crash at any step the old or the new content is there, whole. Only the
+/// owner may read it: `settings` and each `base` hold the key of the ids.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary).map_err(RecoveryError::io("create", &temporary))?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(RecoveryError::io("create", &temporary))?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(RecoveryError::io("write", &temporary))?;

@@ -95,17 +95,10 @@ pub(super) fn recover(
         lock_wait: Duration::from_millis(config.volume_lock_wait_ms),
         stop,
         youngest,
+        fork: lineage.fork(),
     };
     let facts = Recovered::facts(&settings);
     let found = recovery.run(&facts)?;
-    if found.end.durable < lineage.fork() {
-        return Err(RecoveryError::LostTail {
-            volume: found.active.0,
-            path: layout.data_file(found.active.0),
-            found: found.end.durable,
-            reason: format!("but its epoch began behind sequence {}", lineage.fork()).into(),
-        });
-    }
     remove(&layout, &layout.unfinished())?;
     remove(&layout, &layout.stop())?;
     Ok(Recovered {
@@ -345,6 +338,8 @@ pub(super) struct Recovery<'r> {
     pub(super) lock_wait: Duration,
     pub(super) stop: Option<Witness>,
     pub(super) youngest: Option<Witness>,
+    /// Last sequence before the epoch: the journal reached it once.
+    pub(super) fork: Sequence,
 }
 
 impl Recovery<'_> {
@@ -364,7 +359,7 @@ impl Recovery<'_> {
             }
             empty.push(volume);
         }
-        let Some((active, mut walk, expected)) = found else {
+        let Some((mut active, mut walk, expected)) = found else {
             return Err(RecoveryError::VolumeMissing {
                 volume: FIRST_VOLUME,
                 path: self.layout.volume(FIRST_VOLUME),
@@ -380,6 +375,9 @@ impl Recovery<'_> {
         self.check_witness(&starts, &active, walk.end)?;
         let ahead = self.settle_empty(active.number, walk.end, empty)?;
         self.discard_copies(&numbers, active.number)?;
+        if let Some(guard) = active.guard.take() {
+            guard.disarm();
+        }
         let unsnapped = starts
             .iter()
             .map(|start| start.number)
@@ -420,7 +418,11 @@ impl Recovery<'_> {
 
     /// Where volume `number` begins: by its base, else by the end of the volume before. `None` for the oldest without
     /// a base.
-    fn start_of(&self, number: u64, is_oldest: bool) -> Result<Option<Start>, RecoveryError> {
+    pub(super) fn start_of(
+        &self,
+        number: u64,
+        is_oldest: bool,
+    ) -> Result<Option<Start>, RecoveryError> {
         let path = self.layout.base(number);
         if let Some(base) = Base::read(&path)? {
             if !self.identity.includes(base.identity) || base.volume != number {
@@ -664,14 +666,18 @@ impl Recovery<'_> {
         active: &OpenedVolume,
         end: End,
     ) -> Result<(), RecoveryError> {
-        let Some(witness) = self.youngest else {
-            return Ok(());
-        };
         let lost = |volume: u64, reason: String| RecoveryError::LostTail {
             volume,
             path: self.layout.data_file(volume),
             found: end.durable,
             reason: reason.into(),
+        };
+        if end.durable < self.fork {
+            let reason = format!("but its epoch began behind sequence {}", self.fork);
+            return Err(lost(active.number, reason));
+        }
+        let Some(witness) = self.youngest else {
+            return Ok(());
         };
         if witness.durable > end.durable {
             return Err(lost(
@@ -719,7 +725,16 @@ impl Recovery<'_> {
         empty: Vec<OpenedVolume>,
     ) -> Result<Option<NumberedStore>, RecoveryError> {
         let mut ahead = None;
-        for OpenedVolume { number, store, .. } in empty {
+        for OpenedVolume {
+            number,
+            store,
+            guard,
+            ..
+        } in empty
+        {
+            if let Some(guard) = guard {
+                guard.disarm();
+            }
             let base = self.layout.base(number);
             if let Some(start) = self.start_of(number, false)? {
                 // A base is written behind its volume's first group, so it is a witness of that.

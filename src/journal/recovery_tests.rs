@@ -574,6 +574,60 @@ fn one_flipped_bit_is_an_error_or_no_harm_and_never_silent() {
     assert!(refused > 0);
 }
 
+/// The store cuts or zeroes what it cannot read, whole pages beside it included. Who has to save what can be saved, by a
+/// backup or by hand, must find the file as it was.
+#[test]
+fn damage_that_prevents_an_open_is_left_as_it_was_found() {
+    let mut refused = [0, 0];
+    for round in 0_u64..40 {
+        let folder = Folder::new();
+        let config = small(folder.folder.path());
+        let mut journal = open(&config);
+        while journal.reader().witness().volume < 2 {
+            commit(&mut journal, 40);
+        }
+        commit(&mut journal, 40);
+        let last = journal.durable();
+        let identity = journal.reader().identity();
+        journal.close().unwrap();
+        // The closed volume and the active one in turn; both were closed in order.
+        let number = 1 + round % 2;
+        let db = folder.db(number);
+        let mut bytes = fs::read(&db).unwrap();
+        let used = u64::try_from(bytes.iter().rposition(|byte| *byte != 0).unwrap()).unwrap();
+        let hash = blake3::hash(&round.to_le_bytes());
+        let at = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()) % used;
+        bytes[usize::try_from(at).unwrap()] ^= 1 << (round % 8);
+        fs::write(&db, &bytes).unwrap();
+        let is_refused = match try_open(&config, &options()) {
+            Ok(journal) => {
+                let replayed = journal.reader().replay(Sequence::ORIGIN, &mut |_| {});
+                if replayed.is_ok() {
+                    assert_holds(&journal, last);
+                }
+                replayed.is_err()
+            }
+            Err(_) => true,
+        };
+        if is_refused && fs::read(&db).unwrap() != bytes {
+            // The store may have been opened well and refused later, over a page: then nothing was cut.
+            let pages = |bytes: &[u8]| {
+                let path = folder.folder.path().join("scanned");
+                fs::write(&path, bytes).unwrap();
+                RawScan::of(&path, identity, None).unwrap().page_count()
+            };
+            let (before, after) = (pages(&bytes), pages(&fs::read(&db).unwrap()));
+            assert!(
+                after >= before,
+                "round {round}, byte {at}: {before} pages, {after} are left"
+            );
+        }
+        refused[usize::try_from(round % 2).unwrap()] += usize::from(is_refused);
+        assert!(!db.parent().unwrap().with_extension("before-open").exists());
+    }
+    assert!(refused.iter().all(|count| *count > 0), "{refused:?}");
+}
+
 #[test]
 fn empty_newest_volumes_are_walked_back_over() {
     let folder = Folder::new();

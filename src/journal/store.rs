@@ -77,17 +77,26 @@ impl StoreFault {
     fn of_panic(stage: &'static str, panic: &(dyn std::any::Any + Send)) -> Self {
         let reason = panic_text(panic);
         Self {
-            is_io: reason.contains("Os { code: "),
+            is_io: is_of_system(reason),
             ..Self::new(stage, reason)
         }
     }
 
     fn of_sled(stage: &'static str, error: &sled::Error) -> Self {
         match error {
-            sled::Error::Io(error) => Self::io(stage, error),
+            // It keeps of an error what is printed of it.
+            sled::Error::Io(error) => Self {
+                is_io: error.raw_os_error().is_some() || is_of_system(&error.to_string()),
+                ..Self::new(stage, error)
+            },
             error => Self::new(stage, error),
         }
     }
+}
+
+/// Whether the text is that of an error of the system.
+fn is_of_system(text: &str) -> bool {
+    text.contains("Os { code: ")
 }
 
 /// A page as it is kept: the sequence it is filed under, and its bytes.
@@ -230,7 +239,10 @@ impl Opener for SledOpener {
             ] {
                 folder
                     .map_or(Ok(()), sync_folder)
-                    .map_err(|error| StoreFault::new("sync folder", error))?;
+                    .map_err(|error| StoreFault {
+                        is_io: true,
+                        ..StoreFault::new("sync folder", error)
+                    })?;
             }
         }
         Ok(Arc::new(store))
@@ -331,26 +343,36 @@ impl SledStore {
             Err(panic) => Err(StoreFault::of_panic(stage, &*panic)),
         }
     }
+
+    /// Like [`SledStore::call`], for what writes. After a failure the store is given up at once, whoever holds it.
+    fn change(
+        &self,
+        stage: &'static str,
+        work: impl FnOnce(&sled::Db) -> sled::Result<()>,
+    ) -> Result<(), StoreFault> {
+        self.call(stage, work).inspect_err(|_| self.abandon())
+    }
 }
 
 impl Store for SledStore {
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
-        self.call("insert", |db| db.insert(key.get().to_be_bytes(), page))
-            .map(drop)
+        self.change("insert", |db| {
+            db.insert(key.get().to_be_bytes(), page).map(drop)
+        })
     }
 
     fn remove(&self, key: Sequence) -> Result<(), StoreFault> {
-        self.call("remove", |db| db.remove(key.get().to_be_bytes()))
-            .map(drop)
+        self.change("remove", |db| db.remove(key.get().to_be_bytes()).map(drop))
     }
 
     fn flush(&self) -> Result<(), StoreFault> {
-        self.call("flush", |db| db.flush()).map(drop)
+        self.change("flush", |db| db.flush().map(drop))
     }
 
     fn sync(&self) -> Result<(), StoreFault> {
         self.file
             .sync_data()
+            .inspect_err(|_| self.abandon())
             .map_err(|error| StoreFault::io("sync", &error))
     }
 
@@ -375,7 +397,7 @@ impl Store for SledStore {
         let metadata = self.file.metadata();
         metadata
             .map(|m| m.len())
-            .map_err(|error| StoreFault::new("length", error))
+            .map_err(|error| StoreFault::io("length", &error))
     }
 
     fn abandon(&self) {

@@ -3,6 +3,7 @@
 //! The store may cut its data file at an open: so our pages in it are scanned before, and its files are copied aside
 //! until the recovery has ended well.
 
+use super::guard::Guard;
 use super::raw::RawScan;
 use super::recovery::{Recovery, unreadable};
 use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
@@ -18,6 +19,8 @@ pub(super) struct OpenedVolume {
     pub(super) store: Arc<dyn Store>,
     /// `None` after a clean stop.
     pub(super) raw: Option<RawScan>,
+    /// After a clean stop; behind the store, so that it is closed before anything is put back.
+    pub(super) guard: Option<Guard>,
 }
 
 impl Recovery<'_> {
@@ -43,7 +46,13 @@ impl Recovery<'_> {
         } else {
             read_anew(&folder).map_err(RecoveryError::io("sync", &path))?;
             let raw = self.scan(&path)?;
-            if let Some(witness) = self.youngest.filter(|witness| witness.volume == number)
+            // Only where the volume's base says that the sequence lies there: what a start put back into the volume before
+            // is looked for there, once all is open.
+            let witness = self.youngest.filter(|witness| witness.volume == number);
+            if let Some(witness) = witness
+                && self
+                    .start_of(number, false)?
+                    .is_some_and(|start| start.first <= witness.durable)
                 && !raw.has_witnessed()
             {
                 return Err(RecoveryError::LostTail {
@@ -64,6 +73,7 @@ impl Recovery<'_> {
             }
             Some(raw)
         };
+        let guard = is_clean.then(|| Guard::of(&folder));
         let open = || self.opener.open(&folder, Purpose::Active, self.lock_wait);
         let store = match open() {
             Ok(store) => store,
@@ -74,7 +84,12 @@ impl Recovery<'_> {
             }
             Err(fault) => return Err(unreadable(self.layout, number, fault)),
         };
-        Ok(OpenedVolume { number, store, raw })
+        Ok(OpenedVolume {
+            number,
+            store,
+            raw,
+            guard,
+        })
     }
 
     fn scan(&self, path: &Path) -> Result<RawScan, RecoveryError> {

@@ -5,7 +5,8 @@
 //! old → touch its segment headers → open it again (sled writes a snapshot only at an open) → leave it to readers.
 //! Knows no entry.
 
-use super::page::PageHash;
+use super::guard::Guard;
+use super::page::{Page, PageHash};
 use super::record;
 use super::settings::Base;
 use super::store::{Opener, Purpose, Store, StoreFault, data_file};
@@ -15,6 +16,7 @@ use crate::tasks::{OnExit, Supervisor};
 use crate::types::{Currencies, Sequence};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -134,6 +136,8 @@ pub(crate) struct Volumes {
     current: RwLock<Current>,
     /// Locked while a closed volume is opened; never by the writer.
     closed: Mutex<Vec<OpenVolume>>,
+    /// Volumes that this process has opened well or written itself: their next open needs no copy.
+    proven: Mutex<BTreeSet<u64>>,
     ahead: Mutex<Option<NumberedStore>>,
     /// The base of the active volume, until it is written.
     unwritten: Mutex<Option<Base>>,
@@ -180,6 +184,7 @@ impl Volumes {
                 retiring: None,
             }),
             closed: Mutex::new(Vec::new()),
+            proven: Mutex::default(),
             ahead: Mutex::new(ahead),
             unwritten: Mutex::new(None),
         }
@@ -259,13 +264,42 @@ impl Volumes {
             }
         }
         let folder = self.layout.store(number);
+        let guard = (!self.proven.lock().contains(&number)).then(|| Guard::of(&folder));
         let store = self.opener.open(&folder, Purpose::Closed, self.lock_wait)?;
+        if let Some(guard) = guard {
+            if let Err(fault) = self.check_end(number, store.as_ref()) {
+                // IMPORTANT: in this order, so that nothing writes to the files once they are back.
+                drop(store);
+                drop(guard);
+                return Err(fault);
+            }
+            guard.disarm();
+            self.proven.lock().insert(number);
+        }
         open.push(OpenVolume {
             number,
             store: Arc::clone(&store),
             used_at,
         });
         Ok(store)
+    }
+
+    /// A store that was cut opens well, and ends early.
+    fn check_end(&self, number: u64, store: &dyn Store) -> Result<(), StoreFault> {
+        let current = self.current.read();
+        let next = current.starts.iter().find(|start| start.number > number);
+        let Some(end) = next.map(|next| next.first.previous()) else {
+            return Ok(());
+        };
+        drop(current);
+        let last = store.pages_from(end, 1)?.pop();
+        let found = last.and_then(|page| Some(Page::parse(&page.bytes).ok()?.header.last));
+        if found == Some(end) {
+            Ok(())
+        } else {
+            let reason = format_args!("the store does not end at sequence {end} any more");
+            Err(StoreFault::new("open", reason))
+        }
     }
 
     fn close_idle(&self) {
@@ -301,6 +335,7 @@ impl Volumes {
         match retiring {
             Some((number, store)) => {
                 drop(store);
+                self.proven.lock().insert(number);
                 self.closed_store(&mut closed, number).map(drop)
             }
             None => Ok(()),
@@ -317,6 +352,7 @@ impl Volumes {
             current.starts.last().map_or(0, |start| start.number)
         };
         drop(active);
+        self.proven.lock().insert(number);
         *self.ahead.lock() = None;
         let store = self.closed_store(&mut closed, number)?;
         closed.clear();

@@ -34,8 +34,8 @@ pub struct Config {
     /// A step of the wall clock ahead of the monotonic one, in milliseconds, from which the ledger's time does not
     /// follow at once. Default one hour.
     pub clock_jump_ms_max: u64,
-    /// A first reading of the wall clock that is so far behind the journal's newest entry, in milliseconds, from which it
-    /// counts as such a step too. Default one year: a node may well have been off for months.
+    /// By how much the first reading of the wall clock may be ahead of the journal's newest entry, in milliseconds, until
+    /// it counts as such a step too. Default one year: a node may well have been off for months.
     pub clock_gap_ms_max: u64,
     /// For how long such a step must last until the ledger's time follows, in milliseconds. Default five minutes.
     pub clock_jump_hold_ms: u64,
@@ -44,7 +44,8 @@ pub struct Config {
     /// Age of a sync under way, in milliseconds, from which the process gives up on its disk. Default 60,000.
     pub sync_dead_ms: u64,
     /// Free bytes of the data folder's disk below which writes are refused, so that the service is full in order rather
-    /// than in the middle of a write; 0: write until the disk refuses. Default `None`: 5 % of the disk, at most 256 MiB.
+    /// than in the middle of a write; 0: write until the disk refuses. Default `None`: 5 % of the disk, at most
+    /// 256 MiB, and what a copy of the active volume takes (a start after a kill makes one).
     pub disk_reserve_bytes: Option<u64>,
     /// `echopay dev`: unknown wallets are opened on sight and get this much. Default none: nobody is opened on sight.
     pub opening_balances: Option<Vec<(Currency, MinorUnits)>>,

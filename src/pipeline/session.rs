@@ -180,7 +180,8 @@ impl<'s> Session<'s> {
         let answer = ship.config.on_new_cluster;
         let plan = resume::plan(&ship.config.topic, &found, cursor, journal, answer);
         let plan = plan.map_err(|refusal| End::Blocked(refusal.to_string()))?;
-        if let Some(known) = &ship.known {
+        // What the operator has decided about another cluster or topic is no rival's doing.
+        if let Some(known) = ship.known.as_ref().filter(|_| !plan.adopted) {
             let compared = known.compare(&found, identity.epoch);
             compared.map_err(|rival| End::Blocked(rival.to_string()))?;
         }
@@ -526,7 +527,10 @@ impl<'s> Session<'s> {
                 );
             }
         }
-        if let Some(reason) = self.stall.tell(now, self.acks.in_flight() > 0) {
+        // A commit that hangs has nothing in flight.
+        let waits =
+            self.acks.in_flight() > 0 || (self.commit_is_due() && self.has_open_transaction());
+        if let Some(reason) = self.stall.tell(now, waits) {
             debug!(reason, "kafka: nothing is acknowledged");
             let state = PipelineState::Stalled(reason.to_owned());
             self.ship.shared.set_state(state);

@@ -131,8 +131,10 @@ impl Place {
 
 fn read_token(path: &Path) -> Result<HeaderValue, ToolError> {
     let text = std::fs::read_to_string(path).map_err(ToolError::io("read", path))?;
-    let wrong = |_| ToolError::Usage(format!("{} holds no token", path.display()));
-    let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim())).map_err(wrong)?;
+    let wrong = || ToolError::Usage(format!("{} holds no token", path.display()));
+    let token = Some(text.trim()).filter(|token| !token.is_empty());
+    let token = token.ok_or_else(wrong)?;
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| wrong())?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -51,10 +51,11 @@ impl fmt::Display for Report {
         writeln!(f, "journal   {journal}")?;
         writeln!(f, "head hash {head_hash}")?;
         if self.complete {
-            f.write_str("whole: it can be imported. It holds the key of the ids: keep it secret.")
+            f.write_str("whole: it can be imported.")?;
         } else {
-            f.write_str("a part: it cannot be imported")
+            f.write_str("a part: it cannot be imported.")?;
         }
+        f.write_str(" It holds the key of the ids: keep it secret.")
     }
 }
 
@@ -68,7 +69,7 @@ pub(super) fn run(
         && from > to
     {
         return Err(ToolError::Usage(format!(
-            "--from {from} lies behind --to {to}"
+            "--from {from} is above --to {to}"
         )));
     }
     let journal = store::open(config)?;
@@ -109,11 +110,16 @@ fn write(
     wanted: &Wanted,
     progress: &Progress,
 ) -> Result<Report, ToolError> {
-    let mut out = Output::create(path, wanted.zstd)?;
     let (settings, lineage) = (reader.settings(), reader.lineage());
     let (oldest, durable) = (reader.oldest(), reader.durable().get());
     let first = wanted.from.map_or(oldest, Sequence::new).max(oldest);
     let last = wanted.to.map_or(durable, Sequence::new).min(durable);
+    if first > last && (wanted.from.is_some() || wanted.to.is_some()) {
+        return Err(ToolError::Usage(format!(
+            "the journal holds sequences {oldest} to {durable}, nothing from {first} to {last}"
+        )));
+    }
+    let mut out = Output::create(path, wanted.zstd)?;
     // What is archived cannot be made again from what is left.
     let complete = first == Sequence::ORIGIN.next() && last == durable;
     let header = Header::new(settings, lineage, (first, last), complete);

@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// The longest line is a header with 1,024 epochs; a damaged file must not cost memory.
 const LINE_BYTES_MAX: u64 = 1 << 18;
+/// An entry takes more than 16 bytes of a page of 4 KiB.
+const PAGE_ENTRIES_MAX: u16 = 256;
 
 /// What was made.
 #[derive(Debug, Serialize)]
@@ -215,6 +217,9 @@ impl Pages {
     fn begin(&mut self, page: PageLine) -> Result<(), Trouble> {
         if self.page.is_some() {
             return Err("entries of the page before are missing".into());
+        }
+        if page.entries > PAGE_ENTRIES_MAX {
+            return Err("more entries than a page can hold".into());
         }
         self.page = Some(page);
         Ok(())

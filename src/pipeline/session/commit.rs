@@ -92,7 +92,7 @@ impl Session<'_> {
         self.collect()
     }
 
-    fn has_open_transaction(&self) -> bool {
+    pub(super) fn has_open_transaction(&self) -> bool {
         let transactions = self.ship.transactions.as_ref();
         transactions.is_some_and(Transactions::is_open)
     }

@@ -561,6 +561,22 @@ pub(crate) struct TopicReader {
     next: Vec<i64>,
 }
 
+/// First and next offset of a partition. One that was only just made has no leader for a moment.
+fn ends_of(consumer: &BaseConsumer, topic: &str, partition: i32) -> (i64, i64) {
+    let mut looks = 0;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, Duration::from_secs(20)) {
+            Ok(ends) => return ends,
+            Err(error) if looks < 100 => {
+                looks += 1;
+                drop(error);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => panic!("partition {partition} of {topic}: {error}"),
+        }
+    }
+}
+
 impl TopicReader {
     /// From the beginning of `topic`, which need not be there yet.
     pub(crate) fn new(addresses: &str, topic: &str) -> Self {
@@ -580,11 +596,7 @@ impl TopicReader {
         let mut list = TopicPartitionList::new();
         let mut ends = Vec::new();
         for (partition, next) in (0..).zip(&mut self.next) {
-            let timeout = Duration::from_secs(20);
-            let marks = self
-                .consumer
-                .fetch_watermarks(&self.topic, partition, timeout);
-            let (low, high) = marks.unwrap();
+            let (low, high) = ends_of(&self.consumer, &self.topic, partition);
             let from = low.max(*next);
             if from < high {
                 list.add_partition_offset(&self.topic, partition, Offset::Offset(from))
