@@ -46,6 +46,9 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Longest time in milliseconds of one question to the brokers while connecting. Default 5,000.
     pub request_timeout_ms: u64,
+    /// For how long a topic must end before what was acknowledged until that is believed, in milliseconds. Default 5,000:
+    /// a broker that has just come back tells an old end for a moment.
+    pub lost_records_confirm_ms: u64,
     /// First pause in milliseconds after a failed connection; doubles up to [`Config::backoff_max_ms`]. Default 100.
     pub backoff_ms: u64,
     /// Longest pause in milliseconds between attempts to connect. Default 5,000.
@@ -121,6 +124,7 @@ impl Default for Config {
             drain_timeout_ms: 5_000,
             queue_bytes: 16 << 20,
             request_timeout_ms: 5_000,
+            lost_records_confirm_ms: 5_000,
             backoff_ms: 100,
             backoff_max_ms: 5_000,
             cursor_interval_ms: 1_000,

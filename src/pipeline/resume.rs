@@ -195,6 +195,20 @@ pub(super) fn missing(
     })
 }
 
+/// Whether the topic is the cursor's, and ends before what was acknowledged there: lost records, or a broker that has only
+/// just come back and does not yet say how far its log goes.
+pub(super) fn ends_early(
+    topic: &str,
+    found: &Found,
+    cursor: Option<&Cursor>,
+    journal: Journal,
+) -> bool {
+    matches!(
+        difference(topic, found, cursor, journal),
+        Some(Difference::LostRecords { .. })
+    )
+}
+
 fn difference(
     topic: &str,
     found: &Found,

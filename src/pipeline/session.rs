@@ -100,6 +100,7 @@ impl<'s> Session<'s> {
         // IMPORTANT: before the tails are read, so that nothing of a predecessor lands behind what is read.
         commit::fence(ship, &link)?;
         let (plan, found) = Self::plan(ship, &scout, partitions)?;
+        ship.doubted_since.set(None);
         drop(scout);
         if ship.drain_is_over() {
             return Err(End::Stopping);
@@ -177,6 +178,13 @@ impl<'s> Session<'s> {
             oldest: ship.reader.oldest(),
             durable: ship.reader.durable().get(),
         };
+        let topic = &ship.config.topic;
+        let ends_early = resume::ends_early(topic, &found, cursor, journal);
+        if ends_early && !ship.doubt_is_over() {
+            return Err(End::Broken(
+                "the topic ends before what was acknowledged; looking again".into(),
+            ));
+        }
         let answer = ship.config.on_new_cluster;
         let plan = resume::plan(&ship.config.topic, &found, cursor, journal, answer);
         let plan = plan.map_err(|refusal| End::Blocked(refusal.to_string()))?;
