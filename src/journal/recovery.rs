@@ -479,8 +479,8 @@ impl Recovery<'_> {
             return Ok(());
         };
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
-        // IMPORTANT: the last page first. The store may write between two removals; what a kill leaves then is a shorter
-        // partial group, and never one without its beginning, which no start accepts.
+        // The last page first: the store may write between two removals, and what a kill leaves then is a shorter partial
+        // group. One with a hole would be dropped as well, but tells less of what it was.
         let mut unsynced = Unsynced::default();
         partial
             .iter()

@@ -1,4 +1,4 @@
-//! Where pages are kept. The only file that names sled, and the one that syncs.
+//! Where pages are kept. The only file that names sled, and the one that syncs pages.
 //!
 //! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
 //! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
