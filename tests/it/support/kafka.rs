@@ -63,6 +63,8 @@ struct Ports {
     sasl: u16,
     /// For a proxy.
     proxied: u16,
+    /// For the broker's own controller.
+    controller: u16,
     /// What the clients of that one are told to connect to: the proxy's port.
     advertised: u16,
 }
@@ -170,7 +172,7 @@ impl Broker {
     pub(crate) fn replace(&mut self) {
         let own = self.own.as_mut().expect("a broker of this test's own");
         own.running = None;
-        *own = Own::start(&own.jars, own.ports, &[]);
+        *own = Own::start(&own.jars, own.ports, &[]).unwrap();
         assert!(own.is_up(), "the other broker does not start");
     }
 
@@ -280,40 +282,48 @@ impl Broker {
     /// An error says what is missing on this machine.
     fn start_one(advertised: Option<u16>, properties: &[&str]) -> Result<Self, String> {
         let jars = jars()?;
+        let mut why = String::new();
         for _ in 0..STARTS_MAX {
             // Somebody may take a port between our look and the broker's start: then once more with others.
-            let own = Own::start(&jars, Ports::free(advertised), properties);
-            if own.is_up() {
-                return Ok(Self {
-                    addresses: format!("127.0.0.1:{}", own.ports.plain),
-                    own: Some(own),
-                });
+            match Own::start(&jars, Ports::free(advertised), properties) {
+                Ok(own) if own.is_up() => {
+                    return Ok(Self {
+                        addresses: format!("127.0.0.1:{}", own.ports.plain),
+                        own: Some(own),
+                    });
+                }
+                Ok(own) => why = own.last_words(),
+                Err(refused) => why = refused,
             }
+            eprintln!("a broker did not start: {why}");
         }
-        panic!("the broker does not start");
+        panic!("the broker does not start: {why}");
     }
 }
 
 impl Ports {
     fn free(advertised: Option<u16>) -> Self {
-        let [plain, sasl, proxied] = free_ports();
+        // All at once: ports that are looked for one after the other may be the same.
+        let [plain, sasl, proxied, controller] = free_ports();
         Self {
             plain,
             sasl,
             proxied,
+            controller,
             advertised: advertised.unwrap_or(proxied),
         }
     }
 }
 
 impl Own {
-    fn start(jars: &Path, ports: Ports, more: &[&str]) -> Self {
+    /// An error has what the tools of Kafka said of it.
+    fn start(jars: &Path, ports: Ports, more: &[&str]) -> Result<Self, String> {
         let dir = TempDir::new().unwrap();
-        let [controller] = free_ports();
         let Ports {
             plain,
             sasl,
             proxied,
+            controller,
             advertised,
         } = ports;
         let data = dir.path().join("data");
@@ -364,17 +374,26 @@ impl Own {
             .arg(dir.path().join("server.properties"))
             .output()
             .unwrap();
-        assert!(
-            formatted.status.success(),
-            "the broker's folder: {formatted:?}"
-        );
+        if !formatted.status.success() {
+            let said = [formatted.stdout, formatted.stderr].concat();
+            return Err(format!(
+                "its folder was not made ({}): {}",
+                formatted.status,
+                last_lines(&String::from_utf8_lossy(&said))
+            ));
+        }
         let running = Some(Java::start(jars, dir.path()));
-        Self {
+        Ok(Self {
             jars: jars.to_path_buf(),
             dir,
             ports,
             running,
-        }
+        })
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read(self.dir.path().join("broker.log")).unwrap_or_default();
+        last_lines(&String::from_utf8_lossy(&log))
     }
 
     /// Waits until it answers; `false` when it never will.
@@ -711,6 +730,14 @@ fn accepts(port: u16) -> bool {
 fn free_ports<const N: usize>() -> [u16; N] {
     let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     bound.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// What a person wants to see of a program that ended: the last lines, which name the fault, none of them a page long.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    let cut = |line: &&str| line.chars().take(300).collect::<String>();
+    let last = &lines[lines.len().saturating_sub(8)..];
+    last.iter().map(cut).collect::<Vec<_>>().join(" | ")
 }
 
 fn java(jars: &Path) -> Command {
