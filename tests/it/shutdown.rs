@@ -162,7 +162,7 @@ async fn a_stop_under_full_load_with_thousands_of_subscribers_leaves_nothing_ope
         .look_on(&client, |event| due.extend(Due::of(&event)))
         .await;
     subscribers.compare(&due, Vec::new());
-    subscribers.catch_up(server.addr()).await;
+    subscribers.catch_up(server.addr(), audit.looked_at).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -343,7 +343,10 @@ impl<'b> World<'b> {
         self.start_for(Phase::Load).await;
         self.look_on(tally).await;
         self.look_until_whole(tally).await;
-        self.subscribers.catch_up(self.server.addr()).await;
+        let looked_at = self.books.looked_at();
+        self.subscribers
+            .catch_up(self.server.addr(), looked_at)
+            .await;
         self.books.read_again(&self.server.client()).await;
         self.count(tally);
         let status = self.server.terminate().await;
