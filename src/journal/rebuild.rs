@@ -8,7 +8,7 @@
 use super::codec::Entries;
 use super::page::{NO_PAGE, Page, PageHeader};
 use super::recovery::{self, Recovered};
-use super::store::{Opener, Purpose, SledOpener, Store, StoreFault};
+use super::store::{Opener, Purpose, SledOpener, Store, StoreFault, Unsynced, settle};
 use super::volume::{BaseFacts, Layout, Start};
 use super::walk::{End, Walker, length_of};
 use super::{
@@ -25,8 +25,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of pages after which what was written is flushed and synced: sled keeps what was not in memory.
-const SYNC_BYTES: u64 = 8 << 20;
 /// First volume of a journal.
 const FIRST_VOLUME: u64 = 1;
 /// What a folder may hold and still counts as empty: our own lock, and what a file system has at its root.
@@ -178,7 +176,7 @@ pub struct Rebuild {
     check: PageCheck,
     facts: BaseFacts,
     bytes_before: u64,
-    unsynced_bytes: u64,
+    unsynced: Unsynced,
     pages_max: u64,
     bytes_max: u64,
 }
@@ -237,7 +235,7 @@ impl Rebuild {
             check,
             facts,
             bytes_before: 0,
-            unsynced_bytes: 0,
+            unsynced: Unsynced::default(),
             pages_max: config.volume_pages_max.max(1),
             bytes_max: config.volume_bytes_max.max(1),
         })
@@ -256,14 +254,12 @@ impl Rebuild {
         }
         let size_bytes = length_of(bytes);
         let store = self.volume.store.as_ref().ok_or_else(closed)?;
+        if self.unsynced.is_sync_due(bytes.len()) {
+            written(store, settle(&**store))?;
+        }
         written(store, store.insert(header.first, bytes))?;
         self.volume.pages = self.volume.pages.saturating_add(1);
         self.volume.bytes = self.volume.bytes.saturating_add(size_bytes);
-        self.unsynced_bytes = self.unsynced_bytes.saturating_add(size_bytes);
-        if self.unsynced_bytes >= SYNC_BYTES {
-            written(store, store.flush().and_then(|()| store.sync()))?;
-            self.unsynced_bytes = 0;
-        }
         Ok(())
     }
 
@@ -329,9 +325,9 @@ impl Rebuild {
     /// Makes the volume durable and leaves it with a snapshot, as a clean stop does. Gives the length of its data file.
     fn close_volume(&mut self) -> Result<u64, RebuildError> {
         let store = self.volume.store.take().ok_or_else(closed)?;
-        written(&store, store.flush().and_then(|()| store.sync()))?;
+        written(&store, settle(&*store))?;
         drop(store);
-        self.unsynced_bytes = 0;
+        self.unsynced = Unsynced::default();
         let layout = &self.target.layout;
         let folder = layout.store(self.volume.number);
         let again = SledOpener.open(&folder, Purpose::Closed, LOCK_WAIT);
