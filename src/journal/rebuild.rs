@@ -12,8 +12,7 @@ use super::store::{Opener, Purpose, SledOpener, Store, StoreFault, Unsynced, set
 use super::volume::{BaseFacts, Layout, Start};
 use super::walk::{End, Walker, length_of};
 use super::{
-    Config, JournalIdentity, Lineage, OpenOptions, RecoveryError, Settings, StoreError, Witness,
-    record,
+    Config, JournalIdentity, Lineage, RecoveryError, Settings, StoreError, Witness, record,
 };
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -511,39 +510,6 @@ fn check_empty(layout: &Layout) -> Result<(), RebuildError> {
         }
     }
     Ok(())
-}
-
-/// See [`super::Journal::raise_epoch`].
-pub(super) fn raise_epoch(
-    config: &Config,
-    clock: &SharedClock,
-    opener: &dyn Opener,
-) -> Result<JournalIdentity, RecoveryError> {
-    let layout = Layout {
-        data_dir: config.data_dir.clone(),
-    };
-    let lock = recovery::lock_folder(config)?;
-    let path = layout.settings();
-    let Some(settings) = Settings::read(&path)? else {
-        return Err(RecoveryError::SettingsMissing { path });
-    };
-    let options = OpenOptions {
-        dev: settings.dev,
-        accept_dev_store: true,
-        currencies: settings.currencies.clone(),
-        witnesses: Vec::new(),
-    };
-    // Where the new epoch begins is known only of a whole journal.
-    let recovered = recovery::recover(lock, config, options, clock, opener)?;
-    let epoch = raised(&recovered.lineage, clock, &config.data_dir)?;
-    let lineage = recovered.lineage.raised_to(epoch, recovered.durable);
-    let lineage = lineage.ok_or_else(|| no_epoch(&config.data_dir))?;
-    let mut settings = recovered.settings.clone();
-    settings.identity.epoch = epoch;
-    // IMPORTANT: in this order. A lineage that knows more than the settings is read up to those.
-    record::replace(&layout.lineage(), &lineage.to_bytes())?;
-    record::replace(&layout.settings(), &settings.to_bytes())?;
-    Ok(settings.identity)
 }
 
 #[cfg(test)]

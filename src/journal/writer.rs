@@ -8,8 +8,8 @@ use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
 use super::volume::{VolumeWriter, Volumes};
 use super::{
-    CommitTiming, Config, Entry, Follower, Group, JournalIdentity, JournalReader, OpenOptions,
-    RecoveryError, Settings, StoreError, Witness, rebuild, record,
+    CommitTiming, Config, Entry, Follower, Group, JournalReader, OpenOptions, RecoveryError,
+    Settings, StoreError, Witness, record,
 };
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -188,19 +188,6 @@ impl Journal {
             stop_path,
             poison: None,
         })
-    }
-
-    /// Raises the epoch of the journal in the data folder, which must not be open and must have been closed in order.
-    /// For a copy of a folder: the original may have gone on from the same sequences, and nobody shall mistake the
-    /// one's for the other's.
-    ///
-    /// # Errors
-    /// [`RecoveryError`], also when there is no journal; nothing was changed then.
-    pub fn raise_epoch(
-        config: &Config,
-        clock: &SharedClock,
-    ) -> Result<JournalIdentity, RecoveryError> {
-        rebuild::raise_epoch(config, clock, &SledOpener)
     }
 
     /// The store's fixed facts.
