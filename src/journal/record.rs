@@ -124,6 +124,13 @@ pub(crate) fn parse_framed<T>(
 /// Replaces `path` by `bytes`, so that after a crash at any step the old or the new content is there, whole. Only the
 /// owner may read it: `settings` and each `base` hold the key of the ids.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+    put(path, bytes)?;
+    sync_parent(path)
+}
+
+/// Like [`replace`]; but which of the two contents a power cut leaves is settled by [`sync_folder`] only, which one may
+/// do for many files at once.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     let temporary = path.with_extension("tmp");
     let mut file = File::options()
         .write(true)
@@ -135,8 +142,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(RecoveryError::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))?;
-    sync_parent(path)
+    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))
 }
 
 /// Makes the names in `folder` durable.

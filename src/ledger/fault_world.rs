@@ -14,7 +14,7 @@ use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::journal::faulty::{Fault, FaultyOpener, Lane, Plan, unobserved};
 use crate::journal::memory::{Crash, MemOpener, Random};
 use crate::journal::{
-    self, Entry, Follower, Journal, JournalReader, OpenOptions, Opener, SledOpener,
+    self, Entry, Follower, Journal, JournalReader, OpenOptions, Opener, RecoveryError, SledOpener,
 };
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
@@ -671,7 +671,7 @@ impl Live {
     }
 
     /// A whole round in a hurry, as at a stop.
-    pub(super) fn try_checkpoint(&mut self) -> std::io::Result<u64> {
+    pub(super) fn try_checkpoint(&mut self) -> Result<u64, RecoveryError> {
         self.checkpointer.round(&mut self.written, false)
     }
 }
