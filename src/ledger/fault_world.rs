@@ -411,7 +411,7 @@ impl World {
             every_row(&replayed),
             "books are no replay"
         );
-        assert!(books.totals().iter().all(|(_, total)| *total == 0));
+        assert!(books.totals().iter().all(|total| total.sum_minor == 0));
         assert_eq!(books.wrongly_held(), None);
         for (id, expected) in &naive.accounts {
             let seen = queries.balance(*id, USD);

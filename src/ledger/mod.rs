@@ -34,7 +34,8 @@ mod naive;
 #[cfg(test)]
 mod start_tests;
 
-pub use audit::{Audit, Audited, Fault, LookUp, Tell, Total};
+pub use audit::{Audit, Audited, Fault, LookUp, Tell};
+pub use books::Total;
 pub use checkpoint::{CheckpointError, Loaded};
 pub use command::{
     AmendCommand, BatchItem, Change, Command, HoldSpec, MovementRequest, OpenWallet, Receipt, Reply,

@@ -247,11 +247,11 @@ fn open_books(
     let off = books
         .totals()
         .into_iter()
-        .find(|(_, total_minor)| *total_minor != 0);
-    if let Some((currency, total_minor)) = off {
+        .find(|total| total.sum_minor != 0);
+    if let Some(total) = off {
         return Err(StartError::NotZeroSum {
-            currency: currency.tag(),
-            total_minor,
+            currency: total.currency.tag(),
+            total_minor: total.sum_minor,
         });
     }
     if let Some(wrong) = books.wrongly_held() {
