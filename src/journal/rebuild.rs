@@ -414,7 +414,7 @@ impl Target {
         if !is_new {
             check_empty(&layout)?;
         }
-        fs::create_dir_all(folder).map_err(RecoveryError::io("create", folder))?;
+        record::make_data_folder(folder)?;
         let lock = recovery::lock(&layout)?;
         check_empty(&layout)?;
         let mut target = Self {

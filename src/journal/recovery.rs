@@ -61,7 +61,7 @@ pub(super) fn lock_folder(config: &Config) -> Result<FolderLock, RecoveryError> 
     let layout = Layout {
         data_dir: config.data_dir.clone(),
     };
-    fs::create_dir_all(&layout.data_dir).map_err(RecoveryError::io("create", &layout.data_dir))?;
+    record::make_data_folder(&layout.data_dir)?;
     lock(&layout).map(FolderLock)
 }
 
