@@ -88,23 +88,13 @@ impl AppError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Pipeline(PipelineError::Config(_) | PipelineError::Kafka(_)) => Exit::Usage,
-            Self::Recovery(RecoveryError::Locked { .. }) => Exit::TryAgain,
-            Self::Recovery(
-                RecoveryError::NoRights { .. }
-                | RecoveryError::Io { .. }
-                | RecoveryError::NoRoomForCopy { .. }
-                | RecoveryError::NewerFormat { .. }
-                | RecoveryError::Unfinished { .. }
-                | RecoveryError::DevStore { .. }
-                | RecoveryError::SettingsMismatch { .. }
-                | RecoveryError::CurrencyChanged { .. },
-            )
-            | Self::Checkpoint(_)
+            Self::Recovery(error) => error.into(),
+            Self::Checkpoint(_)
             | Self::Cursor(_)
             | Self::Ledger(StartError::ForeignCheckpoint { .. })
             | Self::Pipeline(PipelineError::ForeignCursor { .. }) => Exit::CannotCreate,
             Self::Ledger(StartError::Thread(_)) => Exit::Internal,
-            Self::Recovery(_) | Self::Ledger(_) => Exit::Damaged,
+            Self::Ledger(_) => Exit::Damaged,
             Self::Listen { .. } => Exit::Unavailable,
             Self::Store(_) | Self::Disk(_) => Exit::Io,
             Self::System(_) | Self::Failed(_) | Self::Pipeline(PipelineError::Thread(_)) => {
