@@ -112,7 +112,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let running = Running::start(&config, &clock, &supervisor, &shutdown)?;
+    let Some(running) = Running::start(&config, &clock, &supervisor, &shutdown)? else {
+        info!("stopped");
+        return Ok(());
+    };
     let token = shutdown.token();
     tokio::select! {
         () = token.draining() => {
@@ -165,13 +168,13 @@ struct Running {
 }
 
 impl Running {
-    /// To be called within the runtime. Blocks until the books are open.
+    /// To be called within the runtime. Blocks until the books are open; `None` when it was told to stop before that.
     fn start(
         config: &Config,
         clock: &SharedClock,
         supervisor: &Supervisor,
         shutdown: &Shutdown,
-    ) -> Result<Self, AppError> {
+    ) -> Result<Option<Self>, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
         // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
@@ -183,6 +186,13 @@ impl Running {
         let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
         let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
         let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+        let stopping = shutdown.token();
+        let replayed = loaded.replay(&journal, clock, &|| stopping.is_draining())?;
+        let Some(books) = replayed else {
+            supervisor.start_drain();
+            journal.close()?;
+            return Ok(None);
+        };
         let reader = journal.reader();
         let currencies = journal.settings().currencies.clone();
         let ids = IdCipher::new(&journal.settings().id_key);
@@ -192,7 +202,7 @@ impl Running {
         let follower = journal.follow("tracker", journal.durable(), TRACKER_QUEUE_BYTES);
         let ledger = Ledger::start(
             config.ledger.clone(),
-            loaded,
+            books,
             journal,
             clock,
             &metrics,
@@ -265,7 +275,7 @@ impl Running {
         };
         let http = http::Server::start(listener, services, supervisor);
         announce(config, address);
-        Ok(Self {
+        Ok(Some(Self {
             ledger,
             pipeline: pipeline_stopper,
             subscribers,
@@ -274,7 +284,7 @@ impl Running {
             drain_timeout,
             http_drain_timeout: config.http.drain_timeout,
             ships_to_kafka: config.pipeline.brokers.is_some(),
-        })
+        }))
     }
 
     /// The order: no new requests, the ledger's queue, subscribers, Kafka, checkpoint and journal. Whoever comes later

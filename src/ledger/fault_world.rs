@@ -273,7 +273,9 @@ impl World {
             let reader = journal.reader();
             let follower = journal.follow("test", journal.durable(), 64 << 20);
             let metrics = Metrics::default();
-            let ledger = Ledger::start(config, loaded, journal, &clock, &metrics, &supervisor)
+            let replayed = loaded.replay(&journal, &clock, &|| false);
+            let books = replayed.map_err(|error| error.to_string())?.unwrap();
+            let ledger = Ledger::start(config, books, journal, &clock, &metrics, &supervisor)
                 .map_err(|error| error.to_string())?;
             Ok::<_, String>((ledger, reader, follower))
         };

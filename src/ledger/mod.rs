@@ -44,4 +44,4 @@ pub use config::Config;
 pub use error::{QueryError, Refusal, Refused, SubmitError};
 pub use handle::{LedgerHandle, Suspension};
 pub use query::{BalanceView, HistoryPage, PendingPage, Queries, TransactionRecord, WalletStats};
-pub use start::{Ledger, LedgerStats, StartError};
+pub use start::{Ledger, LedgerStats, Replayed, StartError};
