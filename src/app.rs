@@ -14,7 +14,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Mode};
 use crate::ids::IdCipher;
 use crate::journal::{FolderLock, Journal, OpenOptions, RecoveryError, StoreError, Witness};
-use crate::ledger::{CheckpointError, Ledger, Loaded, StartError};
+use crate::ledger::{CheckpointError, Ledger, Loaded, Replayed, StartError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
 use crate::shutdown::{DrainToken, Shutdown};
@@ -179,18 +179,8 @@ impl Running {
         let metrics = Metrics::default();
         // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
         let socket = bind(config.listen)?;
-        // Before anything in it is read: a process that is just ending may write there to the last.
-        let folder = Journal::lock(&config.journal)?;
-        let cursor = Cursor::load(&config.journal.data_dir)?;
-        let loaded = Loaded::read(&config.ledger)?;
-        let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
-        let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
-        let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
-        let stopping = shutdown.token();
-        let replayed = loaded.replay(&journal, clock, &|| stopping.is_draining())?;
-        let Some(books) = replayed else {
-            supervisor.start_drain();
-            journal.close()?;
+        let opened = open_folder(config, clock, supervisor, &shutdown.token())?;
+        let Some((cursor, journal, books)) = opened else {
             return Ok(None);
         };
         let reader = journal.reader();
@@ -368,6 +358,29 @@ fn bind(address: SocketAddr) -> Result<TcpSocket, AppError> {
 
 fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
     move |source| AppError::Listen { address, source }
+}
+
+/// What the data folder holds; `None`, with everything closed in order, when the process was told to stop meanwhile.
+fn open_folder(
+    config: &Config,
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+    stopping: &DrainToken,
+) -> Result<Option<(Option<Cursor>, Journal, Replayed)>, AppError> {
+    // Before anything in it is read: a process that is just ending may write there to the last.
+    let folder = Journal::lock(&config.journal)?;
+    let cursor = Cursor::load(&config.journal.data_dir)?;
+    let loaded = Loaded::read(&config.ledger)?;
+    let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
+    let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
+    let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+    let replayed = loaded.replay(&journal, clock, &|| stopping.is_draining())?;
+    let Some(books) = replayed else {
+        supervisor.start_drain();
+        journal.close()?;
+        return Ok(None);
+    };
+    Ok(Some((cursor, journal, books)))
 }
 
 fn open_journal(

@@ -25,9 +25,12 @@ fn refusal(output: &Output, exit: i32) -> String {
     text_at(&told, "/error")
 }
 
+/// Arguments, variables, and what the refusal names.
+type Wrong<'t> = (&'t [&'t str], &'t [(&'t str, &'t str)], &'t str);
+
 #[tokio::test]
 async fn with_json_a_wrong_option_or_variable_is_an_object_too() {
-    let wrong: [(&[&str], &[(&str, &str)], &str); 4] = [
+    let wrong: [Wrong<'_>; 4] = [
         (
             &["verify", "--json", "--no-such-flag"],
             &[],
