@@ -14,7 +14,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Mode};
 use crate::ids::IdCipher;
 use crate::journal::{FolderLock, Journal, OpenOptions, RecoveryError, StoreError, Witness};
-use crate::ledger::{CheckpointError, Ledger, Loaded, StartError};
+use crate::ledger::{CheckpointError, Ledger, Loaded, Replayed, StartError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Cursor, CursorError, PipelineError, PipelineHandle, PipelineStopper};
 use crate::shutdown::{DrainToken, Shutdown};
@@ -88,23 +88,13 @@ impl AppError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Pipeline(PipelineError::Config(_) | PipelineError::Kafka(_)) => Exit::Usage,
-            Self::Recovery(RecoveryError::Locked { .. }) => Exit::TryAgain,
-            Self::Recovery(
-                RecoveryError::NoRights { .. }
-                | RecoveryError::Io { .. }
-                | RecoveryError::NoRoomForCopy { .. }
-                | RecoveryError::NewerFormat { .. }
-                | RecoveryError::Unfinished { .. }
-                | RecoveryError::DevStore { .. }
-                | RecoveryError::SettingsMismatch { .. }
-                | RecoveryError::CurrencyChanged { .. },
-            )
-            | Self::Checkpoint(_)
+            Self::Recovery(error) => error.into(),
+            Self::Checkpoint(_)
             | Self::Cursor(_)
             | Self::Ledger(StartError::ForeignCheckpoint { .. })
             | Self::Pipeline(PipelineError::ForeignCursor { .. }) => Exit::CannotCreate,
             Self::Ledger(StartError::Thread(_)) => Exit::Internal,
-            Self::Recovery(_) | Self::Ledger(_) => Exit::Damaged,
+            Self::Ledger(_) => Exit::Damaged,
             Self::Listen { .. } => Exit::Unavailable,
             Self::Store(_) | Self::Disk(_) => Exit::Io,
             Self::System(_) | Self::Failed(_) | Self::Pipeline(PipelineError::Thread(_)) => {
@@ -122,7 +112,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let running = Running::start(&config, &clock, &supervisor, &shutdown)?;
+    let Some(running) = Running::start(&config, &clock, &supervisor, &shutdown)? else {
+        info!("stopped");
+        return Ok(());
+    };
     let token = shutdown.token();
     tokio::select! {
         () = token.draining() => {
@@ -175,24 +168,21 @@ struct Running {
 }
 
 impl Running {
-    /// To be called within the runtime. Blocks until the books are open.
+    /// To be called within the runtime. Blocks until the books are open; `None` when it was told to stop before that.
     fn start(
         config: &Config,
         clock: &SharedClock,
         supervisor: &Supervisor,
         shutdown: &Shutdown,
-    ) -> Result<Self, AppError> {
+    ) -> Result<Option<Self>, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
         // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
         let socket = bind(config.listen)?;
-        // Before anything in it is read: a process that is just ending may write there to the last.
-        let folder = Journal::lock(&config.journal)?;
-        let cursor = Cursor::load(&config.journal.data_dir)?;
-        let loaded = Loaded::read(&config.ledger)?;
-        let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
-        let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
-        let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+        let opened = open_folder(config, clock, supervisor, &shutdown.token())?;
+        let Some((cursor, journal, books)) = opened else {
+            return Ok(None);
+        };
         let reader = journal.reader();
         let currencies = journal.settings().currencies.clone();
         let ids = IdCipher::new(&journal.settings().id_key);
@@ -202,7 +192,7 @@ impl Running {
         let follower = journal.follow("tracker", journal.durable(), TRACKER_QUEUE_BYTES);
         let ledger = Ledger::start(
             config.ledger.clone(),
-            loaded,
+            books,
             journal,
             clock,
             &metrics,
@@ -275,7 +265,7 @@ impl Running {
         };
         let http = http::Server::start(listener, services, supervisor);
         announce(config, address);
-        Ok(Self {
+        Ok(Some(Self {
             ledger,
             pipeline: pipeline_stopper,
             subscribers,
@@ -284,7 +274,7 @@ impl Running {
             drain_timeout,
             http_drain_timeout: config.http.drain_timeout,
             ships_to_kafka: config.pipeline.brokers.is_some(),
-        })
+        }))
     }
 
     /// The order: no new requests, the ledger's queue, subscribers, Kafka, checkpoint and journal. Whoever comes later
@@ -368,6 +358,29 @@ fn bind(address: SocketAddr) -> Result<TcpSocket, AppError> {
 
 fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
     move |source| AppError::Listen { address, source }
+}
+
+/// What the data folder holds; `None`, with everything closed in order, when the process was told to stop meanwhile.
+fn open_folder(
+    config: &Config,
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+    stopping: &DrainToken,
+) -> Result<Option<(Option<Cursor>, Journal, Replayed)>, AppError> {
+    // Before anything in it is read: a process that is just ending may write there to the last.
+    let folder = Journal::lock(&config.journal)?;
+    let cursor = Cursor::load(&config.journal.data_dir)?;
+    let loaded = Loaded::read(&config.ledger)?;
+    let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
+    let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
+    let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+    let replayed = loaded.replay(&journal, clock, &|| stopping.is_draining())?;
+    let Some(books) = replayed else {
+        supervisor.start_drain();
+        journal.close()?;
+        return Ok(None);
+    };
+    Ok(Some((cursor, journal, books)))
 }
 
 fn open_journal(

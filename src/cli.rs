@@ -5,8 +5,10 @@
 //! the same parsers, each into a [`Settings`] of its own, and the stronger layer is laid over the weaker one. There are
 //! no defaults here: they stand in the `Config` of the part that they are for, and the help asks for them there.
 
+mod exit;
 mod tools;
 
+pub use exit::Exit;
 pub use tools::{Tool, ToolInvocation};
 
 use crate::config::{self, Mode};
@@ -20,67 +22,6 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-/// How the process ends, after sysexits(3). `--help` and the README list them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Exit {
-    /// Stopped when asked to.
-    Success = 0,
-    /// A flag, variable or file that cannot be read, or settings that contradict each other. Nothing was touched.
-    Usage = 64,
-    /// The store is damaged, or has lost what it once acknowledged. Nothing was changed.
-    Damaged = 65,
-    /// A file or store that shall be read is not there.
-    NoInput = 66,
-    /// The address cannot be listened on, or a service cannot be reached.
-    Unavailable = 69,
-    /// A bug: a part ended that must not end.
-    Internal = 70,
-    /// The data folder or the store cannot be made or opened.
-    CannotCreate = 73,
-    /// The disk failed while running. What was acknowledged is safe; the rest is unknown.
-    Io = 74,
-    /// Another process has the data folder. Try again when it is gone.
-    TryAgain = 75,
-}
-
-impl Exit {
-    /// All of them, in the order of their codes.
-    pub const ALL: [Self; 9] = [
-        Self::Success,
-        Self::Usage,
-        Self::Damaged,
-        Self::NoInput,
-        Self::Unavailable,
-        Self::Internal,
-        Self::CannotCreate,
-        Self::Io,
-        Self::TryAgain,
-    ];
-
-    /// The code itself.
-    pub const fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// What the code says, in the help's words.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::Success => "done, or stopped when asked to",
-            Self::Usage => "wrong or contradictory settings; nothing was touched",
-            Self::Damaged => "the store is damaged or lost acknowledged data; nothing was changed",
-            Self::NoInput => "a file or store that shall be read is not there",
-            Self::Unavailable => {
-                "the address cannot be listened on, or a service cannot be reached"
-            }
-            Self::Internal => "a bug: a part ended that must not end",
-            Self::CannotCreate => "the data folder or the store cannot be made or opened",
-            Self::Io => "the disk failed while running; what was acknowledged is safe",
-            Self::TryAgain => "another process has the data folder",
-        }
-    }
-}
 
 /// Settings under these headings are left out of the other command's help, and refused there (`config.rs`).
 const DEV_ONLY: &str = "Only `echopay dev`";
@@ -475,6 +416,8 @@ pub enum Stop {
     Print(String),
     /// One line that says what is wrong: [`Exit::Usage`].
     Usage(String),
+    /// The same for who reads stdout as JSON: a command beside the service with `--json`.
+    UsageAsJson(String),
 }
 
 /// Reads this process's arguments and environment.
@@ -499,6 +442,14 @@ pub fn parse_from(
     args: Vec<OsString>,
     variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Asked, Stop> {
+    let wants_json = tools::wants_json(&args);
+    read(args, variable).map_err(|stop| match stop {
+        Stop::Usage(line) if wants_json => Stop::UsageAsJson(line),
+        stop => stop,
+    })
+}
+
+fn read(args: Vec<OsString>, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Asked, Stop> {
     if args.is_empty() {
         return Err(Stop::Usage(
             "which command? `echopay dev` for this machine, `echopay serve` for production, `echopay --help` for more"
@@ -515,8 +466,14 @@ pub fn parse_from(
                 config: asked.config_file,
                 settings: asked.settings,
             };
-            // The environment is that of the service: both read one set of variables.
-            let read = layered(Mode::Serve, flags, variable)?;
+            // The variables are those of the service; one that says nothing to this command does not stop it.
+            let used: Vec<String> = asked.tool.settings().map(variable_of).collect();
+            let variable = |name: &str| {
+                used.iter()
+                    .any(|used| used == name)
+                    .then(|| variable(name))?
+            };
+            let read = layered(Mode::Serve, flags, &variable)?;
             (asked.config_file, asked.settings) = (read.config_file, read.settings);
             Asked::Tool(asked)
         }
@@ -570,7 +527,9 @@ fn command() -> clap::Command {
             let hidden = arg.get_help_heading() == Some(of_the_other);
             let id = arg.get_id().as_str().to_owned();
             let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            let _infallible = write!(help, " [env: {}]", variable_of(&id));
+            if !tools::OWN_OPTIONS.contains(&id.as_str()) {
+                let _infallible = write!(help, " [env: {}]", variable_of(&id));
+            }
             if let Some(default) = config::default_text(&id) {
                 let _infallible = write!(help, " [default: {default}]");
             }
@@ -585,10 +544,13 @@ fn command() -> clap::Command {
     for exit in Exit::ALL {
         let _infallible = writeln!(codes, "  {:>2}  {}", exit.code(), exit.meaning());
     }
-    Cli::command()
+    let cli = Cli::command()
         .after_help(format!("{EXAMPLES}\n{codes}"))
         .mut_subcommand("dev", |command| teach(command, DEV_EXAMPLES, SERVE_ONLY))
-        .mut_subcommand("serve", |command| teach(command, SERVE_EXAMPLES, DEV_ONLY))
+        .mut_subcommand("serve", |command| teach(command, SERVE_EXAMPLES, DEV_ONLY));
+    tools::EXAMPLES.iter().fold(cli, |cli, (name, examples)| {
+        cli.mut_subcommand(name, |command| teach(command, examples, SERVE_ONLY))
+    })
 }
 
 const EXAMPLES: &str = "\
@@ -598,7 +560,7 @@ Examples:
   echopay serve --config /etc/echopay.toml    production, settings from a file
 
 Settings: a flag is stronger than its variable, a variable than the file, the file than the default.
-`echopay dev --help` and `echopay serve --help` list them.
+`echopay dev --help` and `echopay serve --help` list them; the other commands take those that they name.
 ";
 
 const DEV_EXAMPLES: &str = "\

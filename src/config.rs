@@ -121,6 +121,15 @@ impl ToolConfig {
             None => settings.clone(),
             Some(path) => settings.clone().over(read_file(&path)?),
         };
+        let settings = Settings {
+            data_dir: settings.data_dir,
+            volume_bytes_max: settings.volume_bytes_max,
+            kafka_brokers: settings.kafka_brokers,
+            kafka_topic: settings.kafka_topic,
+            kafka_config: settings.kafka_config,
+            kafka_event_types: settings.kafka_event_types,
+            ..Settings::default()
+        };
         let default = ledger::Config::default();
         let ledger = ledger::Config {
             data_dir: settings.data_dir.clone().unwrap_or(default.data_dir),

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             Exit::Success
         }
         Err(Stop::Usage(line)) => say(Exit::Usage, &line),
+        Err(Stop::UsageAsJson(line)) => tools::refuse(line),
     };
     ExitCode::from(exit.code())
 }

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use clap::{Args, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// As the command line has them.
@@ -112,7 +113,7 @@ pub(super) struct BackupArgs {
     /// A file that holds a token with scope `admin`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where to. An existing file is refused
+    /// Where to; `-` is stdout. An existing file is refused
     #[arg(value_name = "FILE")]
     output: PathBuf,
 }
@@ -123,7 +124,7 @@ pub(super) struct RestoreArgs {
     place: PlaceArgs,
     #[command(flatten)]
     report: ReportArgs,
-    /// What `backup` wrote
+    /// What `backup` wrote; `-` is stdin
     #[arg(value_name = "FILE")]
     input: PathBuf,
 }
@@ -179,6 +180,96 @@ pub struct ToolInvocation {
     pub config_file: Option<PathBuf>,
     /// The flags (later: over the environment).
     pub settings: Settings,
+}
+
+impl Tool {
+    /// The settings of the service that it reads, as the fields of [`Settings`] are called, and `config`.
+    pub(super) fn settings(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let place: &[&str] = match self {
+            Self::Backup { .. } => &[],
+            Self::Verify { .. } | Self::Export { .. } => &["config", "data_dir"],
+            Self::Import { .. } | Self::Restore { .. } => {
+                &["config", "data_dir", "volume_bytes_max"]
+            }
+        };
+        let kafka: &[&str] = match self {
+            Self::Verify { kafka: true } => &[
+                "kafka_brokers",
+                "kafka_topic",
+                "kafka_config",
+                "kafka_event_types",
+            ],
+            _ => &[],
+        };
+        place.iter().chain(kafka).copied()
+    }
+}
+
+/// Options that are no setting of the service, and so have no variable.
+pub(super) const OWN_OPTIONS: [&str; 9] = [
+    "json",
+    "kafka",
+    "output",
+    "zstd",
+    "from",
+    "to",
+    "input",
+    "url",
+    "token_file",
+];
+
+/// What the help of each command ends with.
+pub(super) const EXAMPLES: [(&str, &str); 5] = [
+    (
+        "verify",
+        "\
+Examples:
+  echopay verify --data-dir /var/lib/echopay
+  echopay verify --config /etc/echopay.toml --kafka --json",
+    ),
+    (
+        "export",
+        "\
+Examples:
+  echopay export journal.jsonl
+  echopay export - --zstd --data-dir /var/lib/echopay | ssh elsewhere 'cat > journal.zst'
+  echopay export - --from 1000 --to 1010",
+    ),
+    (
+        "import",
+        "\
+Examples:
+  echopay import journal.jsonl --data-dir /var/lib/echopay-new
+
+ECHOPAY_VOLUME_BYTES_MAX, or volume-bytes-max in the file, cuts the volumes as for the service.",
+    ),
+    (
+        "backup",
+        "\
+Examples:
+  echopay backup echopay.backup --token-file /etc/echopay/backup.token
+  echopay backup - | zstd > echopay.backup.zst",
+    ),
+    (
+        "restore",
+        "\
+Examples:
+  echopay restore echopay.backup --data-dir /var/lib/echopay-new
+  zstd -dc echopay.backup.zst | echopay restore - --data-dir /var/lib/echopay-new
+
+ECHOPAY_VOLUME_BYTES_MAX, or volume-bytes-max in the file, cuts the volumes as for the service.",
+    ),
+];
+
+/// Whether these arguments (without the program's name) ask a command beside the service for JSON, right or wrong as they
+/// are otherwise.
+pub(super) fn wants_json(args: &[OsString]) -> bool {
+    let is_tool = args
+        .first()
+        .and_then(|name| name.to_str())
+        .is_some_and(Command::has_subcommand);
+    let mut options = args.iter().take_while(|arg| *arg != "--");
+    is_tool && options.any(|arg| arg == "--json")
 }
 
 impl From<Command> for ToolInvocation {

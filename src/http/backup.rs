@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// One at a time: each keeps closed volumes open and the disk busy.
 pub(super) const BACKUPS_MAX: usize = 1;
@@ -34,10 +34,13 @@ pub(super) fn stream(ask: &Ask<'_>) -> Answer {
         .reader
         .backup()
         .map_err(|error| refused(&error))?;
-    info!(caller = %ask.caller.name, "a backup was begun");
+    let caller: Box<str> = (*ask.caller.name).into();
+    info!(%caller, "a backup was begun");
     let stream = BackupStream {
         _place: place,
         state: State::Idle(Box::new(source)),
+        caller,
+        sent_bytes: 0,
     };
     let media = HeaderValue::from_static("application/octet-stream");
     let mut response = with_body(StatusCode::OK, Body::from(stream), media);
@@ -60,6 +63,8 @@ fn refused(error: &ReadError) -> ApiError {
 pub struct BackupStream {
     _place: OwnedSemaphorePermit,
     state: State,
+    caller: Box<str>,
+    sent_bytes: usize,
 }
 
 type Read = (Box<BackupSource>, Result<Option<Vec<u8>>, ReadError>);
@@ -99,18 +104,20 @@ impl BackupStream {
                     }
                     Poll::Ready(Ok((source, Ok(Some(chunk))))) => {
                         self.state = State::Idle(source);
+                        self.sent_bytes = self.sent_bytes.saturating_add(chunk.len());
                         return Poll::Ready(Some(Ok(Frame::data(chunk.into()))));
                     }
                     Poll::Ready(Ok((_, Ok(None)))) => {
-                        info!("a backup was given whole");
+                        let (caller, sent_bytes) = (&self.caller, self.sent_bytes);
+                        info!(%caller, sent_bytes, "a backup was given whole");
                         return Poll::Ready(None);
                     }
                     Poll::Ready(Ok((_, Err(reason)))) => {
-                        error!(%reason, "a backup found the journal unreadable");
+                        error!(%reason, caller = %self.caller, "a backup found the journal unreadable");
                         return Poll::Ready(Some(Err(BackupCut)));
                     }
                     Poll::Ready(Err(reason)) => {
-                        error!(%reason, "a backup was stopped");
+                        error!(%reason, caller = %self.caller, "a backup was stopped");
                         return Poll::Ready(Some(Err(BackupCut)));
                     }
                 },
@@ -121,5 +128,15 @@ impl BackupStream {
     /// Whether everything was given.
     pub(super) const fn is_ended(&self) -> bool {
         matches!(self.state, State::Ended)
+    }
+}
+
+/// Whose client went away, or whose process stops. An answer to HEAD was never begun.
+impl Drop for BackupStream {
+    fn drop(&mut self) {
+        if !self.is_ended() && self.sent_bytes > 0 {
+            let (caller, sent_bytes) = (&self.caller, self.sent_bytes);
+            warn!(%caller, sent_bytes, "a backup was cut off before its end");
+        }
     }
 }

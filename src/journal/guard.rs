@@ -23,7 +23,7 @@ impl Guard {
     pub(super) fn of(folder: &Path) -> Self {
         let copy = folder.with_extension("before-open");
         let copied = if folder.exists() {
-            copy_files(folder, &copy).map(|()| true)
+            copy_files(folder, &copy, Lasting::Unsynced).map(|()| true)
         } else {
             Ok(false)
         };
@@ -73,16 +73,39 @@ impl Drop for Guard {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => fs::create_dir(to)?,
-    }
+/// How long a copy must last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lasting {
+    /// It is there after a power cut.
+    Synced,
+    /// No longer than this process: the disk need not have it.
+    Unsynced,
+}
+
+/// Copies the files in the folder `from` into the folder `to`, which is made anew.
+pub(super) fn copy_files(from: &Path, to: &Path, lasting: Lasting) -> io::Result<()> {
+    remove_folder(to)?;
+    fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
+            let copied = to.join(entry.file_name());
+            fs::copy(entry.path(), &copied)?;
+            if lasting == Lasting::Synced {
+                File::open(copied)?.sync_all()?;
+            }
         }
     }
+    if lasting == Lasting::Synced {
+        File::open(to)?.sync_all()?;
+    }
     Ok(())
+}
+
+/// Removes `folder` with all that is in it, if it is there.
+pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

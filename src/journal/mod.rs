@@ -27,7 +27,7 @@ mod page;
 mod raw;
 mod reader;
 mod rebuild;
-mod record;
+pub(crate) mod record;
 mod recovery;
 mod settings;
 mod shared;

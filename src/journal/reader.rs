@@ -253,10 +253,22 @@ impl JournalReader {
         after: Sequence,
         on_entry: &mut dyn FnMut(&Entry),
     ) -> Result<Sequence, ReadError> {
-        self.visit(after, CHUNK_PAGES, &mut |entry, _| {
-            on_entry(&entry);
+        self.replay_while(after, &mut |entry| {
+            on_entry(entry);
             ControlFlow::Continue(())
         })
+    }
+
+    /// Like [`JournalReader::replay`], until `on_entry` breaks it off.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replay_while(
+        &self,
+        after: Sequence,
+        on_entry: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
+    ) -> Result<Sequence, ReadError> {
+        self.visit(after, CHUNK_PAGES, &mut |entry, _| on_entry(&entry))
     }
 
     /// Reads everything and checks it, as [`JournalReader::inspect`] does.

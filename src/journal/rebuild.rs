@@ -8,12 +8,11 @@
 use super::codec::Entries;
 use super::page::{NO_PAGE, Page, PageHeader};
 use super::recovery::{self, Recovered};
-use super::store::{Opener, Purpose, SledOpener, Store, StoreFault};
+use super::store::{Opener, Purpose, SledOpener, Store, StoreFault, Unsynced, settle};
 use super::volume::{BaseFacts, Layout, Start};
 use super::walk::{End, Walker, length_of};
 use super::{
-    Config, JournalIdentity, Lineage, OpenOptions, RecoveryError, Settings, StoreError, Witness,
-    record,
+    Config, JournalIdentity, Lineage, RecoveryError, Settings, StoreError, Witness, record,
 };
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -25,8 +24,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of pages after which what was written is flushed and synced: sled keeps what was not in memory.
-const SYNC_BYTES: u64 = 8 << 20;
 /// First volume of a journal.
 const FIRST_VOLUME: u64 = 1;
 /// What a folder may hold and still counts as empty: our own lock, and what a file system has at its root.
@@ -178,7 +175,7 @@ pub struct Rebuild {
     check: PageCheck,
     facts: BaseFacts,
     bytes_before: u64,
-    unsynced_bytes: u64,
+    unsynced: Unsynced,
     pages_max: u64,
     bytes_max: u64,
 }
@@ -237,7 +234,7 @@ impl Rebuild {
             check,
             facts,
             bytes_before: 0,
-            unsynced_bytes: 0,
+            unsynced: Unsynced::default(),
             pages_max: config.volume_pages_max.max(1),
             bytes_max: config.volume_bytes_max.max(1),
         })
@@ -256,14 +253,12 @@ impl Rebuild {
         }
         let size_bytes = length_of(bytes);
         let store = self.volume.store.as_ref().ok_or_else(closed)?;
+        if self.unsynced.is_sync_due(bytes.len()) {
+            written(store, settle(&**store))?;
+        }
         written(store, store.insert(header.first, bytes))?;
         self.volume.pages = self.volume.pages.saturating_add(1);
         self.volume.bytes = self.volume.bytes.saturating_add(size_bytes);
-        self.unsynced_bytes = self.unsynced_bytes.saturating_add(size_bytes);
-        if self.unsynced_bytes >= SYNC_BYTES {
-            written(store, store.flush().and_then(|()| store.sync()))?;
-            self.unsynced_bytes = 0;
-        }
         Ok(())
     }
 
@@ -329,9 +324,9 @@ impl Rebuild {
     /// Makes the volume durable and leaves it with a snapshot, as a clean stop does. Gives the length of its data file.
     fn close_volume(&mut self) -> Result<u64, RebuildError> {
         let store = self.volume.store.take().ok_or_else(closed)?;
-        written(&store, store.flush().and_then(|()| store.sync()))?;
+        written(&store, settle(&*store))?;
         drop(store);
-        self.unsynced_bytes = 0;
+        self.unsynced = Unsynced::default();
         let layout = &self.target.layout;
         let folder = layout.store(self.volume.number);
         let again = SledOpener.open(&folder, Purpose::Closed, LOCK_WAIT);
@@ -419,7 +414,7 @@ impl Target {
         if !is_new {
             check_empty(&layout)?;
         }
-        fs::create_dir_all(folder).map_err(RecoveryError::io("create", folder))?;
+        record::make_data_folder(folder)?;
         let lock = recovery::lock(&layout)?;
         check_empty(&layout)?;
         let mut target = Self {
@@ -515,39 +510,6 @@ fn check_empty(layout: &Layout) -> Result<(), RebuildError> {
         }
     }
     Ok(())
-}
-
-/// See [`super::Journal::raise_epoch`].
-pub(super) fn raise_epoch(
-    config: &Config,
-    clock: &SharedClock,
-    opener: &dyn Opener,
-) -> Result<JournalIdentity, RecoveryError> {
-    let layout = Layout {
-        data_dir: config.data_dir.clone(),
-    };
-    let lock = recovery::lock_folder(config)?;
-    let path = layout.settings();
-    let Some(settings) = Settings::read(&path)? else {
-        return Err(RecoveryError::SettingsMissing { path });
-    };
-    let options = OpenOptions {
-        dev: settings.dev,
-        accept_dev_store: true,
-        currencies: settings.currencies.clone(),
-        witnesses: Vec::new(),
-    };
-    // Where the new epoch begins is known only of a whole journal.
-    let recovered = recovery::recover(lock, config, options, clock, opener)?;
-    let epoch = raised(&recovered.lineage, clock, &config.data_dir)?;
-    let lineage = recovered.lineage.raised_to(epoch, recovered.durable);
-    let lineage = lineage.ok_or_else(|| no_epoch(&config.data_dir))?;
-    let mut settings = recovered.settings.clone();
-    settings.identity.epoch = epoch;
-    // IMPORTANT: in this order. A lineage that knows more than the settings is read up to those.
-    record::replace(&layout.lineage(), &lineage.to_bytes())?;
-    record::replace(&layout.settings(), &settings.to_bytes())?;
-    Ok(settings.identity)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::super::testing::{assert_holds, commit, open, options, small, try_open};
-use super::super::{BackupParser, Journal, JournalReader, Piece};
+use super::super::{BackupParser, Journal, JournalReader, OpenOptions, Piece};
 use super::*;
 use crate::clock::SystemClock;
 use std::path::PathBuf;
@@ -105,6 +105,59 @@ fn the_same_pages_make_the_same_journal_in_a_higher_epoch() {
     drop(reader);
     let last = commit(&mut journal, 100);
     journal.close().unwrap();
+    assert_holds(&open(&target.config), last);
+}
+
+#[test]
+fn after_a_restore_the_epoch_is_another_and_the_old_pages_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&small(folder.path()));
+    commit(&mut journal, 50);
+    let before = journal.reader().witness();
+    assert!(matches!(
+        Rebuild::begin(
+            &small(folder.path()),
+            journal.settings().clone(),
+            journal.reader().lineage(),
+            &clock()
+        ),
+        Err(RebuildError::NotEmpty { .. })
+    ));
+    let target = target();
+    let settings = journal.settings().clone();
+    let mut rebuild = Rebuild::begin(
+        &target.config,
+        settings,
+        journal.reader().lineage(),
+        &clock(),
+    )
+    .unwrap();
+    for page in pages(&journal.reader()) {
+        rebuild.push(&page).unwrap();
+    }
+    let identity = rebuild.finish().unwrap().identity;
+    assert!(identity.epoch > before.identity.epoch);
+    // A witness of the other history, which went on longer, says nothing here.
+    let elsewhere = Witness {
+        durable: before.durable.plus(400),
+        ..before
+    };
+    let options = OpenOptions {
+        witnesses: vec![elsewhere],
+        ..options()
+    };
+    let mut journal = try_open(&target.config, &options).unwrap();
+    assert_eq!(journal.reader().identity(), identity);
+    let lineage = journal.reader().lineage().clone();
+    assert_eq!(
+        (lineage.identity(), lineage.fork()),
+        (identity, before.durable)
+    );
+    assert!(lineage.owns(before.identity, before.durable));
+    assert!(!lineage.owns(before.identity, elsewhere.durable));
+    let last = commit(&mut journal, 50);
+    assert_eq!(journal.reader().verify().unwrap().entries, 100);
+    drop(journal);
     assert_holds(&open(&target.config), last);
 }
 

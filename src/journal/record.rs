@@ -5,9 +5,9 @@
 use super::page::FORMAT_VERSION;
 use super::{JournalIdentity, RecoveryError};
 use crate::types::{Currencies, Currency, CurrencyInfo, Sequence};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -124,6 +124,13 @@ pub(crate) fn parse_framed<T>(
 /// Replaces `path` by `bytes`, so that after a crash at any step the old or the new content is there, whole. Only the
 /// owner may read it: `settings` and each `base` hold the key of the ids.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+    put(path, bytes)?;
+    sync_parent(path)
+}
+
+/// Like [`replace`]; but which of the two contents a power cut leaves is settled by [`sync_folder`] only, which one may
+/// do for many files at once.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     let temporary = path.with_extension("tmp");
     let mut file = File::options()
         .write(true)
@@ -135,8 +142,21 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(RecoveryError::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))?;
-    sync_parent(path)
+    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))
+}
+
+/// Makes the data folder, for the owner alone, since what lies in it is a secret. One that is there stays as it is, and
+/// folders above it that are missing are made as everywhere.
+pub(crate) fn make_data_folder(folder: &Path) -> Result<(), RecoveryError> {
+    let made = folder
+        .parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| DirBuilder::new().mode(0o700).create(folder));
+    match made {
+        // Also of something that is no folder: whoever looks into it next says so.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(RecoveryError::io("create", folder)),
+    }
 }
 
 /// Makes the names in `folder` durable.
@@ -260,6 +280,22 @@ pub(crate) fn put_currencies(out: &mut Vec<u8>, currencies: &Currencies) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_new_data_folder_is_the_owners_alone_and_one_that_is_there_stays_as_it_is() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("above/data");
+        make_data_folder(&folder).unwrap();
+        assert_eq!(mode(&folder), 0o700);
+        let ordinary = dir.path().join("ordinary");
+        fs::create_dir(&ordinary).unwrap();
+        assert_eq!(mode(&dir.path().join("above")), mode(&ordinary));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        make_data_folder(&folder).unwrap();
+        assert_eq!(mode(&folder), 0o750);
+    }
 
     #[test]
     fn a_path_of_one_name_lies_in_the_folder_that_one_is_in() {

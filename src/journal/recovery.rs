@@ -61,8 +61,17 @@ pub(super) fn lock_folder(config: &Config) -> Result<FolderLock, RecoveryError> 
     let layout = Layout {
         data_dir: config.data_dir.clone(),
     };
-    fs::create_dir_all(&layout.data_dir).map_err(RecoveryError::io("create", &layout.data_dir))?;
+    record::make_data_folder(&layout.data_dir)?;
     lock(&layout).map(FolderLock)
+}
+
+/// Locks the data folder if anyone ever did that, or if there is a journal; makes nothing elsewhere.
+pub(super) fn lock_existing(config: &Config) -> Result<Option<FolderLock>, RecoveryError> {
+    let layout = Layout {
+        data_dir: config.data_dir.clone(),
+    };
+    let is_used = layout.lock().exists() || layout.settings().exists();
+    is_used.then(|| lock(&layout).map(FolderLock)).transpose()
 }
 
 /// Recovers or makes the journal in `config.data_dir`, which is locked by `lock`.

@@ -9,7 +9,6 @@ use super::super::testing::{
 };
 use super::super::{Config, Journal};
 use super::*;
-use crate::clock::SystemClock;
 use crate::ids::IdCipher;
 use crate::types::{Currencies, Currency, CurrencyInfo};
 use std::path::PathBuf;
@@ -835,44 +834,6 @@ fn damaged_newer_and_missing_records_are_named() {
     )
     .unwrap();
     drop(open(&folder.config));
-}
-
-#[test]
-fn after_a_restore_the_epoch_is_another_and_the_old_pages_are_read() {
-    let folder = Folder::new();
-    let mut journal = open(&folder.config);
-    commit(&mut journal, 50);
-    let before = journal.reader().witness();
-    let clock: SharedClock = Arc::new(SystemClock::new());
-    assert!(matches!(
-        Journal::raise_epoch(&folder.config, &clock),
-        Err(RecoveryError::Locked { .. })
-    ));
-    journal.close().unwrap();
-    let identity = Journal::raise_epoch(&folder.config, &clock).unwrap();
-    assert!(identity.epoch > before.identity.epoch);
-    // A witness of the other history, which went on longer, says nothing here.
-    let elsewhere = Witness {
-        durable: before.durable.plus(400),
-        ..before
-    };
-    let options = OpenOptions {
-        witnesses: vec![elsewhere],
-        ..options()
-    };
-    let mut journal = try_open(&folder.config, &options).unwrap();
-    assert_eq!(journal.reader().identity(), identity);
-    let lineage = journal.reader().lineage().clone();
-    assert_eq!(
-        (lineage.identity(), lineage.fork()),
-        (identity, before.durable)
-    );
-    assert!(lineage.owns(before.identity, before.durable));
-    assert!(!lineage.owns(before.identity, elsewhere.durable));
-    let last = commit(&mut journal, 50);
-    assert_eq!(journal.reader().verify().unwrap().entries, 100);
-    drop(journal);
-    assert_holds(&open(&folder.config), last);
 }
 
 #[test]

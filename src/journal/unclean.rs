@@ -3,12 +3,12 @@
 //! The store may cut its data file at an open: so our pages in it are scanned before, and its files are copied aside
 //! until the recovery has ended well.
 
-use super::guard::Guard;
+use super::guard::{Guard, Lasting, copy_files, remove_folder};
 use super::raw::RawScan;
 use super::recovery::{Recovery, unreadable};
 use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
 use super::{RecoveryError, record};
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Recovery<'_> {
     fn keep_copy(&self, number: u64) -> Result<(), RecoveryError> {
         let (folder, copy) = (self.layout.store(number), self.layout.copy(number));
         let half = copy.with_extension("tmp");
-        copy_files(&folder, &half)
+        copy_files(&folder, &half, Lasting::Synced)
             .and_then(|()| fs::rename(&half, &copy))
             .map_err(|source| {
                 let _ = remove_folder(&half);
@@ -179,30 +179,9 @@ impl Recovery<'_> {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    remove_folder(to)?;
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            let copied = to.join(entry.file_name());
-            fs::copy(entry.path(), &copied)?;
-            File::open(copied)?.sync_all()?;
-        }
-    }
-    File::open(to)?.sync_all()
-}
-
 fn size_of_files(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     files
         .filter_map(|file| Some(file.metadata().ok()?.len()))
         .sum()
-}
-
-fn remove_folder(folder: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -8,8 +8,8 @@ use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
 use super::volume::{VolumeWriter, Volumes};
 use super::{
-    CommitTiming, Config, Entry, Follower, Group, JournalIdentity, JournalReader, OpenOptions,
-    RecoveryError, Settings, StoreError, Witness, rebuild, record,
+    CommitTiming, Config, Entry, Follower, Group, JournalReader, OpenOptions, RecoveryError,
+    Settings, StoreError, Witness, record,
 };
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -59,6 +59,14 @@ impl Journal {
         recovery::lock_folder(config)
     }
 
+    /// [`Journal::lock`] for those who make nothing: `None` where no journal is and none was ever opened.
+    ///
+    /// # Errors
+    /// As [`Journal::lock`].
+    pub fn lock_existing(config: &Config) -> Result<Option<FolderLock>, RecoveryError> {
+        recovery::lock_existing(config)
+    }
+
     /// [`Journal::open`] in the folder that [`Journal::lock`] locked with the same `config`.
     ///
     /// # Errors
@@ -74,13 +82,14 @@ impl Journal {
         Self::open_on(lock, config, options, clock, supervisor, opener)
     }
 
-    /// Like [`Journal::open`], for those who take the journal as it is: never makes one, accepts one of `dev`, and
-    /// keeps to the currencies of the store. `None` when there is no journal in the data folder; nothing is changed
-    /// then.
+    /// Like [`Journal::open_locked`] behind [`Journal::lock_existing`], for those who take the journal as it is: never
+    /// makes one, accepts one of `dev`, and keeps to the currencies of the store. `None` when there is no journal in the
+    /// data folder; nothing is changed then.
     ///
     /// # Errors
     /// See [`RecoveryError`].
     pub fn open_existing(
+        lock: Option<FolderLock>,
         config: &Config,
         witnesses: Vec<Witness>,
         clock: SharedClock,
@@ -95,7 +104,8 @@ impl Journal {
             currencies: settings.currencies,
             witnesses,
         };
-        Self::open(config, options, clock, supervisor).map(Some)
+        let lock = lock.map_or_else(|| Self::lock(config), Ok)?;
+        Self::open_locked(lock, config, options, clock, supervisor).map(Some)
     }
 
     /// [`Journal::open`] on other stores than sled's.
@@ -188,19 +198,6 @@ impl Journal {
             stop_path,
             poison: None,
         })
-    }
-
-    /// Raises the epoch of the journal in the data folder, which must not be open and must have been closed in order.
-    /// For a copy of a folder: the original may have gone on from the same sequences, and nobody shall mistake the
-    /// one's for the other's.
-    ///
-    /// # Errors
-    /// [`RecoveryError`], also when there is no journal; nothing was changed then.
-    pub fn raise_epoch(
-        config: &Config,
-        clock: &SharedClock,
-    ) -> Result<JournalIdentity, RecoveryError> {
-        rebuild::raise_epoch(config, clock, &SledOpener)
     }
 
     /// The store's fixed facts.

@@ -6,7 +6,7 @@
 //!
 //! Memory grows with wallets, open holds and changed transactions, not with transactions.
 
-use super::books::{Account, Books, BooksWriter, Hold, SHARDS, Wallet, WronglyHeld, apply};
+use super::books::{Account, Books, BooksWriter, Hold, SHARDS, Total, Wallet, WronglyHeld, apply};
 use super::checkpoint::Loaded;
 use crate::ids::IdCipher;
 use crate::journal::entry::{
@@ -131,19 +131,6 @@ pub enum Fault {
 /// Where faults go, with the first sequence of the entry where there is one.
 pub type Tell<'t> = dyn FnMut(Option<Sequence>, Fault) + 't;
 
-/// One currency's money.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Total {
-    /// Which currency.
-    pub currency: Currency,
-    /// In all wallets but the issuer's, in minor units.
-    pub circulating_minor: i128,
-    /// Under hold, in minor units.
-    pub held_minor: i128,
-    /// Sum over all wallets, the issuer's too: zero.
-    pub sum_minor: i128,
-}
-
 /// What the books hold at the end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Audited {
@@ -243,7 +230,7 @@ impl Audit {
         if self.batch.is_some() {
             tell(Some(durable), Fault::Batch);
         }
-        let audited = self.totals();
+        let audited = self.audited();
         for total in &audited.totals {
             if total.sum_minor != 0 {
                 let fault = Fault::NotZeroSum {
@@ -511,42 +498,13 @@ impl Audit {
         }
     }
 
-    fn totals(&self) -> Audited {
-        let mut totals: Vec<Total> = Vec::new();
-        let mut changed_transactions = 0_u64;
-        for index in 0..SHARDS {
-            let shard = self.books.shard(index);
-            changed_transactions += u64::try_from(shard.amended.len()).unwrap_or(u64::MAX);
-            for (id, wallet) in &shard.wallets {
-                for account in wallet.accounts.as_slice() {
-                    let known = totals.iter().position(|t| t.currency == account.currency);
-                    let at = known.unwrap_or_else(|| {
-                        totals.push(Total {
-                            currency: account.currency,
-                            circulating_minor: 0,
-                            held_minor: 0,
-                            sum_minor: 0,
-                        });
-                        totals.len() - 1
-                    });
-                    let Some(total) = totals.get_mut(at) else {
-                        continue;
-                    };
-                    let balance_minor = i128::from(account.balance.get());
-                    total.sum_minor += balance_minor;
-                    total.held_minor += i128::from(account.held.get());
-                    if !id.is_issuer() {
-                        total.circulating_minor += balance_minor;
-                    }
-                }
-            }
-        }
-        totals.sort_unstable_by_key(|total| total.currency);
+    fn audited(&self) -> Audited {
+        let changed = (0..SHARDS).map(|index| self.books.shard(index).amended.len());
         Audited {
             wallets: self.books.wallet_count(),
             open_holds: self.books.open_holds_count(),
-            changed_transactions,
-            totals,
+            changed_transactions: u64::try_from(changed.sum::<usize>()).unwrap_or(u64::MAX),
+            totals: self.books.totals(),
         }
     }
 }

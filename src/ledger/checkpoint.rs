@@ -13,16 +13,17 @@ use super::books::{
 };
 use super::config::Config;
 use crate::clock::SharedClock;
-use crate::journal::{JournalIdentity, JournalReader, Witness};
+use crate::journal::record::{put, sync_folder};
+use crate::journal::{JournalIdentity, JournalReader, RecoveryError, Witness};
 use crate::metrics::Metrics;
 use crate::types::{
     Currency, FraudScore, MinorUnits, Sequence, Status, TimestampMs, TransactionId, WalletId,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
+use std::io;
 use std::io::ErrorKind::{NotADirectory, NotFound};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,10 +256,10 @@ impl Checkpointer {
     }
 
     /// Writes every changed shard, then the round. Returns the bytes written.
-    pub(super) fn round(&self, written: &mut Written, paced: bool) -> io::Result<u64> {
+    pub(super) fn round(&self, written: &mut Written, paced: bool) -> Result<u64, RecoveryError> {
         let dir = folder(&self.config);
         if !dir.exists() {
-            fs::create_dir_all(&dir)?;
+            fs::create_dir_all(&dir).map_err(RecoveryError::io("create", &dir))?;
         }
         sync_folder(&self.config.data_dir)?;
         let at = self.books.as_of();
@@ -282,7 +283,7 @@ impl Checkpointer {
         };
         let mut bytes = Vec::new();
         write_round(&round, &mut bytes);
-        replace_file(&dir.join("round"), &bytes)?;
+        put(&dir.join("round"), &bytes)?;
         sync_folder(&dir)?;
         *written = Written { at, journal_bytes };
         Ok(size_bytes)
@@ -295,7 +296,7 @@ impl Checkpointer {
         dir: &Path,
         mut paced: bool,
         unsynced: &mut Vec<usize>,
-    ) -> io::Result<([u8; BITMAP_BYTES], u64)> {
+    ) -> Result<([u8; BITMAP_BYTES], u64), RecoveryError> {
         let pace = Duration::from_millis(self.config.checkpoint_pace_ms);
         let mut size_bytes = 0;
         let mut bytes = Vec::new();
@@ -309,7 +310,7 @@ impl Checkpointer {
             if self.books.take_dirty(index) {
                 unsynced.push(index);
                 self.write_shard_bytes(index, &mut bytes);
-                replace_file(&shard_path(dir, index), &bytes)?;
+                put(&shard_path(dir, index), &bytes)?;
                 size_bytes += bytes.len() as u64;
                 if paced {
                     // Why each: its witness counts from then on. In a hurry one sync for all does, in half the time.
@@ -416,21 +417,6 @@ fn read_round(dir: &Path) -> Result<Option<Round>, CheckpointError> {
         })
     })();
     Ok(round)
-}
-
-/// tmp → fsync → rename: a reader finds the old file or the new one, whole. Which of them a power cut leaves is settled
-/// by [`sync_folder`].
-fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let tmp = path.with_extension("tmp");
-    let mut file = File::create(&tmp)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&tmp, path)
-}
-
-/// Makes the names in `dir` durable.
-fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// The bytes of a shard's file, in place of what `out` holds.

@@ -14,7 +14,7 @@ use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::journal::faulty::{Fault, FaultyOpener, Lane, Plan, unobserved};
 use crate::journal::memory::{Crash, MemOpener, Random};
 use crate::journal::{
-    self, Entry, Follower, Journal, JournalReader, OpenOptions, Opener, SledOpener,
+    self, Entry, Follower, Journal, JournalReader, OpenOptions, Opener, RecoveryError, SledOpener,
 };
 use crate::metrics::Metrics;
 use crate::tasks::Supervisor;
@@ -273,7 +273,9 @@ impl World {
             let reader = journal.reader();
             let follower = journal.follow("test", journal.durable(), 64 << 20);
             let metrics = Metrics::default();
-            let ledger = Ledger::start(config, loaded, journal, &clock, &metrics, &supervisor)
+            let replayed = loaded.replay(&journal, &clock, &|| false);
+            let books = replayed.map_err(|error| error.to_string())?.unwrap();
+            let ledger = Ledger::start(config, books, journal, &clock, &metrics, &supervisor)
                 .map_err(|error| error.to_string())?;
             Ok::<_, String>((ledger, reader, follower))
         };
@@ -411,7 +413,7 @@ impl World {
             every_row(&replayed),
             "books are no replay"
         );
-        assert!(books.totals().iter().all(|(_, total)| *total == 0));
+        assert!(books.totals().iter().all(|total| total.sum_minor == 0));
         assert_eq!(books.wrongly_held(), None);
         for (id, expected) in &naive.accounts {
             let seen = queries.balance(*id, USD);
@@ -671,7 +673,7 @@ impl Live {
     }
 
     /// A whole round in a hurry, as at a stop.
-    pub(super) fn try_checkpoint(&mut self) -> std::io::Result<u64> {
+    pub(super) fn try_checkpoint(&mut self) -> Result<u64, RecoveryError> {
         self.checkpointer.round(&mut self.written, false)
     }
 }

@@ -34,7 +34,8 @@ mod naive;
 #[cfg(test)]
 mod start_tests;
 
-pub use audit::{Audit, Audited, Fault, LookUp, Tell, Total};
+pub use audit::{Audit, Audited, Fault, LookUp, Tell};
+pub use books::Total;
 pub use checkpoint::{CheckpointError, Loaded};
 pub use command::{
     AmendCommand, BatchItem, Change, Command, HoldSpec, MovementRequest, OpenWallet, Receipt, Reply,
@@ -43,4 +44,4 @@ pub use config::Config;
 pub use error::{QueryError, Refusal, Refused, SubmitError};
 pub use handle::{LedgerHandle, Suspension};
 pub use query::{BalanceView, HistoryPage, PendingPage, Queries, TransactionRecord, WalletStats};
-pub use start::{Ledger, LedgerStats, StartError};
+pub use start::{Ledger, LedgerStats, Replayed, StartError};

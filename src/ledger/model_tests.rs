@@ -264,7 +264,7 @@ impl Rig {
             assert_eq!(account.held.get(), expected.held, "held of {id}");
         }
         assert_eq!(self.books.open_holds_count(), self.naive.open_holds());
-        assert!(self.books.totals().iter().all(|(_, total)| *total == 0));
+        assert!(self.books.totals().iter().all(|total| total.sum_minor == 0));
         let mut next = Sequence::new(1);
         let mut heads: BTreeMap<WalletId, Vec<Sequence>> = BTreeMap::new();
         for entry in &self.entries {

@@ -14,10 +14,14 @@ use crate::metrics::Metrics;
 use crate::tasks::{OnExit, Supervisor};
 use crate::types::{Sequence, TimestampMs, WalletId};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::info;
+
+/// Entries between two looks at whether the process shall stop: less than a millisecond's work.
+const ASK_EVERY_ENTRIES: u64 = 256;
 
 /// Why the ledger could not start. Nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
@@ -89,21 +93,40 @@ pub struct LedgerStats {
     pub open_holds: u64,
 }
 
+/// Books that hold everything that the journal does, and add up.
+#[derive(Debug)]
+pub struct Replayed(Arc<Books>);
+
+impl Loaded {
+    /// Replays what the checkpoint lacks of the journal, and checks the books. Blocks; asks `is_stopping` time and again,
+    /// and gives `None` as soon as that is so.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn replay(
+        self,
+        journal: &Journal,
+        clock: &SharedClock,
+        is_stopping: &dyn Fn() -> bool,
+    ) -> Result<Option<Replayed>, StartError> {
+        Ok(open_books(self, journal, clock, is_stopping)?.map(Replayed))
+    }
+}
+
 impl Ledger {
-    /// Replays what the checkpoint lacks, checks the books, and starts the threads. Call it inside the tokio runtime.
+    /// Starts the threads on books that were replayed from this journal. Call it inside the tokio runtime.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(
         config: Config,
-        loaded: Loaded,
+        Replayed(books): Replayed,
         journal: Journal,
         clock: &SharedClock,
         metrics: &Metrics,
         supervisor: &Supervisor,
     ) -> Result<Self, StartError> {
         let reader = journal.reader();
-        let books = open_books(loaded, &journal, clock)?;
         let durable = journal.durable();
         let last = reader
             .entry_covering(durable)?
@@ -217,7 +240,8 @@ fn open_books(
     loaded: Loaded,
     journal: &Journal,
     clock: &SharedClock,
-) -> Result<Arc<Books>, StartError> {
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<Option<Arc<Books>>, StartError> {
     let started = clock.monotonic();
     let reader = journal.reader();
     let identity = reader.identity();
@@ -237,21 +261,31 @@ fn open_books(
         });
     }
     let books = Arc::new(loaded.books);
-    let mut replayed = 0_u64;
+    let (mut replayed, mut is_stopped) = (0_u64, is_stopping());
     let mut rows = BooksWriter(&books);
-    reader.replay(loaded.replay_after, &mut |entry| {
+    reader.replay_while(loaded.replay_after, &mut |entry| {
         apply(&mut rows, entry);
         replayed += 1;
+        is_stopped = is_stopped || (replayed % ASK_EVERY_ENTRIES == 0 && is_stopping());
+        if is_stopped {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })?;
+    if is_stopped {
+        info!(replayed, "told to stop before the books were open");
+        return Ok(None);
+    }
     books.set_as_of(durable);
     let off = books
         .totals()
         .into_iter()
-        .find(|(_, total_minor)| *total_minor != 0);
-    if let Some((currency, total_minor)) = off {
+        .find(|total| total.sum_minor != 0);
+    if let Some(total) = off {
         return Err(StartError::NotZeroSum {
-            currency: currency.tag(),
-            total_minor,
+            currency: total.currency.tag(),
+            total_minor: total.sum_minor,
         });
     }
     if let Some(wrong) = books.wrongly_held() {
@@ -268,5 +302,5 @@ fn open_books(
     }
     let took = clock.monotonic().saturating_sub(started);
     info!(%durable, replayed, wallets = books.wallet_count(), ?took, "books are open");
-    Ok(books)
+    Ok(Some(books))
 }

@@ -79,7 +79,8 @@ impl Rig {
         let journal =
             Journal::open(&journal_config, options, Arc::clone(clock), &supervisor).unwrap();
         let metrics = Metrics::default();
-        let ledger = Ledger::start(config, loaded, journal, clock, &metrics, &supervisor)?;
+        let books = loaded.replay(&journal, clock, &|| false)?.unwrap();
+        let ledger = Ledger::start(config, books, journal, clock, &metrics, &supervisor)?;
         Ok(Self { ledger, supervisor })
     }
 

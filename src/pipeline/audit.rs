@@ -21,6 +21,7 @@ use crate::types::{Currencies, Sequence};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
+use uuid::Uuid;
 
 /// Bytes of pages that are read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -156,7 +157,10 @@ impl TopicFault {
 /// Why the topic could not be read to its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TopicError {
-    /// The brokers do not answer as they should, or a setting is wrong.
+    /// A setting is wrong. Nobody was asked.
+    #[error("{0}")]
+    Settings(String),
+    /// The brokers do not answer as they should.
     #[error("{0}")]
     Kafka(String),
     /// There is no such topic.
@@ -248,9 +252,8 @@ pub fn audit_topic(
     on_progress: &mut dyn FnMut(Sequence),
     tell: &mut dyn FnMut(TopicFault),
 ) -> Result<TopicReport, TopicError> {
-    let addresses = config.brokers.as_deref().unwrap_or_default();
     let journal_id = sources.reader.identity().journal_id;
-    let brokers = Brokers::new(config, addresses, journal_id, sources.clock.clone())?;
+    let brokers = brokers(config, journal_id, sources.clock.clone())?;
     let partitions = brokers
         .scout()?
         .look()?
@@ -293,6 +296,20 @@ pub fn audit_topic(
         on_progress(after);
     }
     audit.finish().map_err(TopicError::from)
+}
+
+/// Whether the brokers can be asked with these settings; for who looks at much else before.
+///
+/// # Errors
+/// [`TopicError::Settings`].
+pub fn check_topic_settings(config: &Config, clock: SharedClock) -> Result<(), TopicError> {
+    brokers(config, Uuid::nil(), clock).map(drop)
+}
+
+fn brokers(config: &Config, journal_id: Uuid, clock: SharedClock) -> Result<Brokers, TopicError> {
+    let addresses = config.brokers.as_deref().unwrap_or_default();
+    Brokers::new(config, addresses, journal_id, clock)
+        .map_err(|trouble| TopicError::Settings(trouble.to_string()))
 }
 
 /// What an audit needs of the journal.

@@ -43,7 +43,9 @@ mod thread;
 mod transaction;
 
 pub use acks::LastAck;
-pub use audit::{TopicError, TopicFault, TopicReport, TopicSources, audit_topic};
+pub use audit::{
+    TopicError, TopicFault, TopicReport, TopicSources, audit_topic, check_topic_settings,
+};
 pub use config::{Config, ConfigError, Delivery, OnNewCluster};
 pub use cursor::{Cursor, CursorError, PartitionCursor};
 pub use handle::{PipelineHandle, PipelineState, PipelineStatus, PipelineStopper};

@@ -1,7 +1,7 @@
 //! `echopay backup`: asks a running service for a backup, checks every page of it on the way, and keeps it only when its
 //! end has come.
 
-use super::files::NewFile;
+use super::files::Sink;
 use super::lines::Hex;
 use super::{Progress, ToolError};
 use crate::journal::{BackupParser, PageCheck, Piece};
@@ -74,7 +74,7 @@ pub(super) fn run(
 ) -> Result<Report, ToolError> {
     let place = Place::of(from.url)?;
     let token = from.token_file.map(read_token).transpose()?;
-    let mut file = NewFile::create(output)?;
+    let mut file = Sink::create(output)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -83,7 +83,7 @@ pub(super) fn run(
         let answer = ask(&place, token.as_ref()).await?;
         receive(answer, &place, &mut file, output, progress).await
     })?;
-    file.commit()?;
+    file.commit(output)?;
     Ok(report)
 }
 
@@ -183,7 +183,7 @@ async fn ask(place: &Place, token: Option<&HeaderValue>) -> Result<Response<Inco
 async fn receive(
     answer: Response<Incoming>,
     place: &Place,
-    file: &mut NewFile,
+    file: &mut Sink,
     output: &Path,
     progress: &Progress,
 ) -> Result<Report, ToolError> {

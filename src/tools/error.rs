@@ -5,7 +5,7 @@ use crate::config::ConfigError;
 use crate::journal::{BackupError, ReadError, RebuildError, RecoveryError, StoreError};
 use crate::ledger::CheckpointError;
 use crate::pipeline::CursorError;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// One line that says what is wrong and where.
@@ -50,10 +50,30 @@ pub enum ToolError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that shall be read cannot be.
+    #[error("cannot {step} {}: {source}", path.display())]
+    Input {
+        /// What was tried, as a verb.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file that shall be written cannot be made. There is none.
+    #[error("cannot {step} {}: {source}", path.display())]
+    Output {
+        /// What was tried, as a verb.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Something was checked and is not as it must be.
     #[error("{0}")]
     Damaged(String),
-    /// A file cannot be read or written.
+    /// The disk failed, or is full.
     #[error("cannot {step} {}: {source}", path.display())]
     Io {
         /// What was tried, as a verb.
@@ -78,14 +98,30 @@ impl ToolError {
         move |source| Self::Io { step, path, source }
     }
 
+    /// For `map_err`, of what is read.
+    pub(super) fn input(
+        step: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Input { step, path, source }
+    }
+
+    /// For `map_err`, of what is made.
+    pub(super) fn output(
+        step: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Output { step, path, source }
+    }
+
     /// The exit code that tells it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Usage(_) => Exit::Usage,
             Self::NoJournal { .. } => Exit::NoInput,
-            Self::Recovery(error) | Self::Rebuild(RebuildError::Recovery(error)) => {
-                recovery_exit(error)
-            }
+            Self::Recovery(error) | Self::Rebuild(RebuildError::Recovery(error)) => error.into(),
             Self::Exists { .. }
             | Self::Rebuild(RebuildError::NotEmpty { .. })
             | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })
@@ -98,21 +134,43 @@ impl ToolError {
             | Self::Cursor(CursorError::Damaged { .. })
             | Self::Rebuild(RebuildError::Page(_))
             | Self::Backup(_) => Exit::Damaged,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NoInput,
+            Self::Input { source, .. } => match source.kind() {
+                ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::PermissionDenied => Exit::NoInput,
+                _ => Exit::Io,
+            },
+            Self::Output { source, .. } => match source.kind() {
+                ErrorKind::WouldBlock => Exit::TryAgain,
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::Io,
+                _ => Exit::CannotCreate,
+            },
+            Self::Io { source, .. }
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) =>
+            {
+                Exit::NoInput
+            }
             Self::Io { .. } | Self::Store(_) | Self::Rebuild(RebuildError::Store(_)) => Exit::Io,
             Self::Unavailable(_) => Exit::Unavailable,
         }
     }
 }
 
-fn recovery_exit(error: &RecoveryError) -> Exit {
-    match error {
-        RecoveryError::Locked { .. } => Exit::TryAgain,
-        RecoveryError::NoRights { .. }
-        | RecoveryError::Io { .. }
-        | RecoveryError::NoRoomForCopy { .. }
-        | RecoveryError::NewerFormat { .. }
-        | RecoveryError::Unfinished { .. } => Exit::CannotCreate,
-        _ => Exit::Damaged,
+/// Of a journal that cannot be opened or made: for the commands here and for a start.
+impl From<&RecoveryError> for Exit {
+    fn from(error: &RecoveryError) -> Self {
+        match error {
+            RecoveryError::Locked { .. } => Self::TryAgain,
+            RecoveryError::NoRights { .. }
+            | RecoveryError::Io { .. }
+            | RecoveryError::NoRoomForCopy { .. }
+            | RecoveryError::NewerFormat { .. }
+            | RecoveryError::Unfinished { .. }
+            | RecoveryError::DevStore { .. }
+            | RecoveryError::SettingsMismatch { .. }
+            | RecoveryError::CurrencyChanged { .. } => Self::CannotCreate,
+            _ => Self::Damaged,
+        }
     }
 }

@@ -35,13 +35,13 @@ impl NewFile {
             .write(true)
             .mode(OWNER_ONLY)
             .open(&part)
-            .map_err(ToolError::io("create", &part))?;
+            .map_err(ToolError::output("create", &part))?;
         // What a kill left there is written over; what another process writes is not.
         file.try_lock()
             .map_err(io::Error::from)
             .and_then(|()| file.set_len(0))
             .and_then(|()| file.set_permissions(Permissions::from_mode(OWNER_ONLY)))
-            .map_err(ToolError::io("take", &part))?;
+            .map_err(ToolError::output("take", &part))?;
         Ok(Self {
             path: path.into(),
             part,
@@ -95,6 +95,11 @@ fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
+/// Whether the path means stdin or stdout.
+pub(super) fn is_pipe(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Where an export goes.
 pub(super) enum Output {
     /// As it is.
@@ -114,11 +119,7 @@ pub(super) enum Sink {
 impl Output {
     /// To `path`, or to stdout where it is `-`.
     pub(super) fn create(path: &Path, zstd: bool) -> Result<Self, ToolError> {
-        let sink = if path.as_os_str() == "-" {
-            Sink::Stdout(BufWriter::with_capacity(BUFFER_BYTES, io::stdout()))
-        } else {
-            Sink::File(NewFile::create(path)?)
-        };
+        let sink = Sink::create(path)?;
         if !zstd {
             return Ok(Self::Plain(sink));
         }
@@ -137,9 +138,25 @@ impl Output {
             Self::Plain(sink) => sink,
             Self::Zstd(encoder) => encoder.finish().map_err(ToolError::io("write", path))?,
         };
-        match sink {
-            Sink::Stdout(mut out) => out.flush().map_err(ToolError::io("write", path)),
-            Sink::File(file) => file.commit(),
+        sink.commit(path)
+    }
+}
+
+impl Sink {
+    /// To `path`, or to stdout where it is `-`.
+    pub(super) fn create(path: &Path) -> Result<Self, ToolError> {
+        Ok(if is_pipe(path) {
+            Self::Stdout(BufWriter::with_capacity(BUFFER_BYTES, io::stdout()))
+        } else {
+            Self::File(NewFile::create(path)?)
+        })
+    }
+
+    /// Makes it whole.
+    pub(super) fn commit(self, path: &Path) -> Result<(), ToolError> {
+        match self {
+            Self::Stdout(mut out) => out.flush().map_err(ToolError::io("write", path)),
+            Self::File(file) => file.commit(),
         }
     }
 }
@@ -176,20 +193,26 @@ impl Write for Sink {
     }
 }
 
-/// The bytes of `path`, or of stdin where it is `-`, decompressed where they are compressed.
+/// The bytes of `path`, or of stdin where it is `-`, as they are; with their number where that is known.
+pub(super) fn open_plain(path: &Path) -> Result<(Box<dyn Read>, u64), ToolError> {
+    if is_pipe(path) {
+        return Ok((Box::new(io::stdin()), 0));
+    }
+    let file = File::open(path).map_err(ToolError::input("open", path))?;
+    let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    Ok((Box::new(file), size_bytes))
+}
+
+/// Like [`open_plain`], decompressed where they are compressed.
 pub(super) fn open_input(path: &Path) -> Result<Box<dyn BufRead>, ToolError> {
-    let mut source: Box<dyn Read> = if path.as_os_str() == "-" {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(ToolError::io("open", path))?)
-    };
+    let (mut source, _) = open_plain(path)?;
     let mut head = Vec::new();
     let magic_bytes = u64::try_from(ZSTD_MAGIC.len()).unwrap_or(u64::MAX);
     source
         .by_ref()
         .take(magic_bytes)
         .read_to_end(&mut head)
-        .map_err(ToolError::io("read", path))?;
+        .map_err(ToolError::input("read", path))?;
     let is_zstd = head == ZSTD_MAGIC;
     let whole = io::Cursor::new(head).chain(source);
     if is_zstd {
@@ -213,7 +236,7 @@ mod tests {
         file.write_all(b"half").unwrap();
         assert!(!path.exists());
         let second = NewFile::create(&path).unwrap_err();
-        assert!(matches!(second, ToolError::Io { .. }), "{second}");
+        assert_eq!(second.exit(), crate::cli::Exit::TryAgain, "{second}");
         drop(file);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 

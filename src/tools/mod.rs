@@ -28,10 +28,12 @@ pub use error::ToolError;
 
 use crate::cli::{Exit, Tool, ToolInvocation};
 use crate::config::ToolConfig;
+use files::is_pipe;
 use progress::Progress;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Runs one command to its end and says how it ended. Blocks; not to be called within a runtime.
 pub fn run(invocation: ToolInvocation) -> Exit {
@@ -57,14 +59,9 @@ pub fn run(invocation: ToolInvocation) -> Exit {
             to,
         } => {
             let wanted = export::Wanted { zstd, from, to };
-            // What stands on stdout then is the export itself.
-            let is_piped = output.as_os_str() == "-";
-            let exported = export::run(&config, &output, &wanted, &progress);
-            if is_piped {
-                exported.map_or_else(|error| failed(json, &error), |_| Exit::Success)
-            } else {
-                finish(json, exported)
-            }
+            written(json, &output, || {
+                export::run(&config, &output, &wanted, &progress)
+            })
         }
         Tool::Import { input } => finish(json, import::run(&config, &input, &progress)),
         Tool::Backup {
@@ -76,9 +73,36 @@ pub fn run(invocation: ToolInvocation) -> Exit {
                 url: &url,
                 token_file: token_file.as_deref(),
             };
-            finish(json, backup::run(&from, &output, &progress))
+            written(json, &output, || backup::run(&from, &output, &progress))
         }
         Tool::Restore { input } => finish(json, restore::run(&config, &input, &progress)),
+    }
+}
+
+/// Tells what is wrong with the command line of a command with `--json`.
+pub fn refuse(line: String) -> Exit {
+    failed(true, &ToolError::Usage(line))
+}
+
+/// Runs a command that writes to `output`, and prints its report: on stderr where stdout is what it writes to.
+fn written<R: Serialize + Display>(
+    json: bool,
+    output: &Path,
+    run: impl FnOnce() -> Result<R, ToolError>,
+) -> Exit {
+    if !is_pipe(output) {
+        return finish(json, run());
+    }
+    if json {
+        let reason = "`-` takes stdout for the data itself: there is no place for --json";
+        return refuse(reason.into());
+    }
+    match run() {
+        Ok(report) => {
+            let _told = writeln!(io::stderr(), "{}", report.to_string().trim_end());
+            Exit::Success
+        }
+        Err(error) => failed(false, &error),
     }
 }
 

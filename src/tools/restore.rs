@@ -1,11 +1,10 @@
 //! `echopay restore`: a data folder of a backup.
 
+use super::files::open_plain;
 use super::import::Report;
 use super::{Progress, ToolError, store};
 use crate::config::ToolConfig;
 use crate::journal::{BackupParser, Piece, Rebuild};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Bytes that are read at once.
@@ -23,8 +22,7 @@ pub(super) fn run(
 }
 
 fn restore(config: &ToolConfig, input: &Path, progress: &Progress) -> Result<Report, ToolError> {
-    let mut file = File::open(input).map_err(ToolError::io("open", input))?;
-    let total = file.metadata().map_or(0, |metadata| metadata.len());
+    let (mut file, total) = open_plain(input)?;
     let step = progress.step("restoring", "bytes", total);
     let clock = store::clock();
     let mut parser = BackupParser::default();
@@ -34,7 +32,7 @@ fn restore(config: &ToolConfig, input: &Path, progress: &Progress) -> Result<Rep
     loop {
         let read = file
             .read(&mut buffer)
-            .map_err(ToolError::io("read", input))?;
+            .map_err(ToolError::input("read", input))?;
         if read == 0 {
             break;
         }

@@ -16,6 +16,8 @@ pub(super) fn clock() -> SharedClock {
 
 /// Opens the journal that is there; none is made. A store of `dev` is opened too.
 pub(super) fn open(config: &ToolConfig) -> Result<Journal, ToolError> {
+    // Before anything in it is read: a process that is just ending may write there to the last.
+    let lock = Journal::lock_existing(&config.journal)?;
     let cursor = Cursor::load(&config.journal.data_dir)?;
     let loaded = Loaded::read(&config.ledger)?;
     let witnesses = [cursor.map(|cursor| cursor.witness), loaded.witness()];
@@ -23,9 +25,8 @@ pub(super) fn open(config: &ToolConfig) -> Result<Journal, ToolError> {
     let supervisor = Supervisor::new();
     supervisor.start_drain();
     let witnesses = witnesses.into_iter().flatten().collect();
-    Journal::open_existing(&config.journal, witnesses, clock(), &supervisor)?.ok_or_else(|| {
-        ToolError::NoJournal {
-            folder: config.journal.data_dir.clone(),
-        }
+    let opened = Journal::open_existing(lock, &config.journal, witnesses, clock(), &supervisor)?;
+    opened.ok_or_else(|| ToolError::NoJournal {
+        folder: config.journal.data_dir.clone(),
     })
 }

@@ -21,7 +21,9 @@ use crate::journal::{
     Witness,
 };
 use crate::ledger::{Audit, CheckpointError, Loaded};
-use crate::pipeline::{Cursor, CursorError, TopicError, TopicFault, TopicSources, audit_topic};
+use crate::pipeline::{
+    Cursor, CursorError, TopicError, TopicFault, TopicSources, audit_topic, check_topic_settings,
+};
 use crate::tasks::Supervisor;
 use crate::types::Sequence;
 use report::{CheckpointReport, CursorReport, Finding, JournalReport};
@@ -43,6 +45,10 @@ pub(super) fn run(
         ));
     }
     let clock: SharedClock = Arc::new(SystemClock::new());
+    if kafka {
+        check_topic_settings(&config.pipeline, Arc::clone(&clock))
+            .map_err(|error| ToolError::Usage(error.to_string()))?;
+    }
     let supervisor = Supervisor::new();
     let mut report = Report::default();
     let checked = check(config, kafka, progress, &clock, &supervisor, &mut report);
@@ -59,6 +65,8 @@ fn check(
     supervisor: &Supervisor,
     report: &mut Report,
 ) -> Result<(), ToolError> {
+    // Before anything in it is read: a process that is just ending may write there to the last.
+    let lock = Journal::lock_existing(&config.journal)?;
     let cursor = read_cursor(config, report)?;
     let checkpoint = read_checkpoint(config, report)?;
     let witnesses = cursor
@@ -70,7 +78,14 @@ fn check(
         closed_volumes_open_max: CLOSED_VOLUMES_OPEN_MAX,
         ..config.journal.clone()
     };
-    let opened = Journal::open_existing(&journal_config, witnesses, Arc::clone(clock), supervisor);
+    let clock_of_journal = Arc::clone(clock);
+    let opened = Journal::open_existing(
+        lock,
+        &journal_config,
+        witnesses,
+        clock_of_journal,
+        supervisor,
+    );
     let journal = match opened {
         Ok(Some(journal)) => journal,
         Ok(None) => {

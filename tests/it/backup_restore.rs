@@ -204,6 +204,13 @@ async fn one_backup_at_a_time_and_a_client_that_leaves_makes_room() {
         output.status.success()
     })
     .await;
+    let log = server.log();
+    let cut: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("cut off"))
+        .collect();
+    assert_eq!(cut.len(), 1, "{log}");
+    assert!(cut[0].contains("sent_bytes="), "{}", cut[0]);
     Audit::read(&server.client()).await;
 }
 

@@ -21,6 +21,7 @@ mod scripts;
 mod scripts_ws;
 mod shutdown;
 mod support;
+mod tools_cli;
 mod verify;
 mod verify_kafka;
 mod ws_resume;

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::support::audit::Audit;
-use crate::support::http::{JSON, TRANSACTIONS, transfer, transfer_between};
+use crate::support::http::{BATCH, JSON, TRANSACTIONS, sequence, transfer, transfer_between};
 use crate::support::kafka::{Broker, Record, Topic};
 use crate::support::server::{Client, DEADLINE, TestServer, wait_until};
 use crate::support::subscribers::{Due, Filter, Subscribers};
@@ -313,4 +313,52 @@ async fn a_subscriber_that_reads_nothing_holds_up_neither_the_others_nor_the_end
     );
     server.restart().await;
     assert_eq!(replayed(&server).await, 0);
+}
+
+/// Transfers that a start without a checkpoint has to replay.
+const TO_REPLAY: u64 = 40_000;
+const BATCH_ITEMS: u64 = 1_000;
+/// A start that was ready before it heard the signal ends well too, and is tried again.
+const TRIES: u32 = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_replays_much_ends_when_asked_and_changes_nothing() {
+    let mut server = TestServer::start().await;
+    let batch = vec![transfer("0.01"); usize::try_from(BATCH_ITEMS).unwrap()].join(",");
+    let batch = format!(r#"{{"transactions":[{batch}]}}"#);
+    for _ in 0..TO_REPLAY / BATCH_ITEMS {
+        let answer = server.post_json(BATCH, &batch).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let durable = sequence(&server).await;
+    assert!(server.terminate().await.success());
+    let stop = std::fs::read(server.data_dir().join("stop")).unwrap();
+    std::fs::remove_dir_all(server.data_dir().join("checkpoint")).unwrap();
+    let mut told_early = false;
+    for _ in 0..TRIES {
+        let starting = server.begin_restart();
+        wait_until(DEADLINE, "the replay begins", async || {
+            starting.log().contains("the journal is open")
+        })
+        .await;
+        let (status, log) = starting.terminate().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        told_early = log.contains("told to stop before the books were open");
+        if told_early {
+            assert!(!log.contains("books are open"), "{log}");
+            assert!(!server.data_dir().join("checkpoint").exists());
+            assert_eq!(
+                std::fs::read(server.data_dir().join("stop")).unwrap(),
+                stop,
+                "closed in order, where it was"
+            );
+            break;
+        }
+        let _made_by_a_start_that_was_ready =
+            std::fs::remove_dir_all(server.data_dir().join("checkpoint"));
+    }
+    assert!(told_early, "each start replayed to its end first");
+    let starting = server.begin_restart();
+    server.finish_restart(starting).await;
+    assert_eq!(sequence(&server).await, durable);
 }

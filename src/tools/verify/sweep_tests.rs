@@ -107,7 +107,9 @@ impl Service {
             .map_err(|error| text(&error))?;
         let reader = journal.reader();
         let metrics = Metrics::default();
-        let ledger = Ledger::start(config, loaded, journal, &clock, &metrics, &supervisor)
+        let replayed = loaded.replay(&journal, &clock, &|| false);
+        let books = replayed.map_err(|error| text(&error))?.unwrap();
+        let ledger = Ledger::start(config, books, journal, &clock, &metrics, &supervisor)
             .map_err(|error| text(&error))?;
         Ok(Self {
             ledger,

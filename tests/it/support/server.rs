@@ -282,6 +282,19 @@ impl Starting {
         (status, self.log())
     }
 
+    /// `SIGTERM`, and waits until the process is gone. Gives how it ended and what it logged.
+    pub(crate) async fn terminate(mut self) -> (ExitStatus, String) {
+        let mut child = self.child.take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("the child is ours");
+        let mut status = None;
+        wait_until(DEADLINE, "a server on its way up ends", async || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        (status.unwrap(), self.log())
+    }
+
     /// Waits for the first line on stdout, which says where it listens.
     async fn ready(mut self) -> (Child, SocketAddr, Log) {
         let first_line = tokio::time::timeout(DEADLINE, &mut self.first_line_rx).await;
