@@ -194,6 +194,8 @@ pub struct CommitTiming {
     pub pages: usize,
     /// Bytes of those pages.
     pub size_bytes: usize,
+    /// Bytes of the entries in them.
+    pub payload_bytes: usize,
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::codec::Encoder;
 use super::feed::Feed;
-use super::page::PageHash;
+use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
@@ -311,6 +311,7 @@ impl Journal {
             sync,
             pages,
             size_bytes,
+            payload_bytes: size_bytes.saturating_sub(pages.saturating_mul(HEADER_BYTES)),
         };
         let added = u64::try_from(size_bytes).unwrap_or(u64::MAX);
         shared.size_bytes.fetch_add(added, Ordering::Relaxed);

@@ -133,6 +133,7 @@ impl LedgerThread {
                     count,
                     events,
                     group.size_bytes,
+                    timing.payload_bytes,
                     timing.write,
                     timing.sync,
                 );
