@@ -114,15 +114,37 @@ impl AppError {
     }
 }
 
+/// How the journal is opened: [`Journal::open_locked`], but for `examples/plain_file.rs`.
+type OpenJournal = fn(
+    FolderLock,
+    &crate::journal::Config,
+    OpenOptions,
+    SharedClock,
+    &Supervisor,
+) -> Result<Journal, RecoveryError>;
+
 /// Runs the service until it is asked to stop or cannot go on. To be called once, within a multi-threaded runtime.
 ///
 /// # Errors
 /// [`AppError`]; its [`AppError::exit`] says what to tell the shell.
 pub async fn run(config: Config) -> Result<(), AppError> {
+    run_on(config, Journal::open_locked).await
+}
+
+/// [`run`] with the journal on plain files: what `examples/plain_file.rs` measures, and no part of the API.
+///
+/// # Errors
+/// [`AppError`].
+#[doc(hidden)]
+pub async fn run_on_plain_files(config: Config) -> Result<(), AppError> {
+    run_on(config, crate::journal::plain::open).await
+}
+
+async fn run_on(config: Config, open: OpenJournal) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let running = Running::start(&config, &clock, &supervisor, &shutdown)?;
+    let running = Running::start(&config, &clock, &supervisor, &shutdown, open)?;
     let token = shutdown.token();
     tokio::select! {
         () = token.draining() => {
@@ -181,6 +203,7 @@ impl Running {
         clock: &SharedClock,
         supervisor: &Supervisor,
         shutdown: &Shutdown,
+        open: OpenJournal,
     ) -> Result<Self, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
@@ -192,7 +215,7 @@ impl Running {
         let loaded = Loaded::read(&config.ledger)?;
         let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
         let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
-        let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+        let journal = open_journal(open, folder, config, witnesses, clock, supervisor)?;
         let reader = journal.reader();
         let currencies = journal.settings().currencies.clone();
         let ids = IdCipher::new(&journal.settings().id_key);
@@ -371,6 +394,7 @@ fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
 }
 
 fn open_journal(
+    open: OpenJournal,
     folder: FolderLock,
     config: &Config,
     witnesses: Vec<Witness>,
@@ -384,7 +408,7 @@ fn open_journal(
         witnesses,
     };
     let started = clock.monotonic();
-    let journal = Journal::open_locked(
+    let journal = open(
         folder,
         &config.journal,
         options,

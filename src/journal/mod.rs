@@ -24,6 +24,8 @@ mod lineage;
 #[cfg(test)]
 pub(crate) mod memory;
 mod page;
+#[doc(hidden)]
+pub mod plain;
 mod raw;
 mod reader;
 mod rebuild;

@@ -111,7 +111,7 @@ impl Journal {
         Self::open_on(lock, config, options, clock, supervisor, opener)
     }
 
-    fn open_on(
+    pub(super) fn open_on(
         lock: FolderLock,
         config: &Config,
         options: OpenOptions,
