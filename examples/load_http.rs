@@ -7,11 +7,13 @@
 //! | `--connections` | 64 | kept open |
 //! | `--seconds` | 3 | of measuring, after `--warm-up-ms` (500), whose requests are not counted |
 //! | `--requests` | – | instead of the time: that many, without a warm-up |
-//! | `--wallets` | 1000 | between which money goes in circles |
+//! | `--wallets` | 1000 | of which each transfer draws two |
+//! | `--fill` | | instead of the time: each wallet in turn, so that all are opened |
 //! | `--batch` | 1 | transfers a request; from 2 on `POST /api/v1/transactions/batch` |
+//! | `--reads` | – | instead of payments: `balance` of a wallet, or `transaction`, one of some thousand made before |
 //! | `--count-statuses` | | answers other than expected are counted, not the end |
 //!
-//! Prints one JSON line. One thread and a minimal reading of answers, since it shares the machine with what it
+//! Every request names other wallets, drawn as in every run before. Prints one JSON line. One thread and a minimal reading of answers, since it shares the machine with what it
 //! measures; loopback only. A closed loop hides what would have waited in line while the server paused: the latencies
 //! are those of requests that were sent.
 
@@ -21,7 +23,6 @@ use echopay::clock::{Clock, SystemClock};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,13 +30,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Different requests that are made ahead; a connection takes every n-th.
-const BODIES_SINGLE: usize = 4_096;
-const BODIES_BATCH: usize = 64;
+/// Transactions that are made before `--reads transaction` reads them.
+const READ_TRANSACTIONS: usize = 4_096;
+/// Length of the part of a wallet's id that is its number; the rest is the same in all.
+const NUMBER_BYTES: usize = 18;
+/// Where in it the digits stand.
+const DIGITS: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17];
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 struct Options {
@@ -46,7 +49,15 @@ struct Options {
     requests: Option<u64>,
     wallets: usize,
     batch: usize,
+    fills: bool,
+    reads: Option<Reads>,
     counts_statuses: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Balance,
+    Transaction,
 }
 
 impl Options {
@@ -59,11 +70,17 @@ impl Options {
             requests: None,
             wallets: 1_000,
             batch: 1,
+            fills: false,
+            reads: None,
             counts_statuses: false,
         };
         while let Some(name) = arguments.next() {
-            if name == "--count-statuses" {
-                options.counts_statuses = true;
+            match name.as_str() {
+                "--count-statuses" => options.counts_statuses = true,
+                "--fill" => options.fills = true,
+                _ => {}
+            }
+            if matches!(name.as_str(), "--count-statuses" | "--fill") {
                 continue;
             }
             let value = arguments
@@ -77,6 +94,13 @@ impl Options {
                 "--requests" => options.requests = Some(value.parse()?),
                 "--wallets" => options.wallets = value.parse()?,
                 "--batch" => options.batch = value.parse()?,
+                "--reads" => {
+                    options.reads = Some(match value.as_str() {
+                        "balance" => Reads::Balance,
+                        "transaction" => Reads::Transaction,
+                        _ => return Err("--reads balance, or transaction".into()),
+                    });
+                }
                 _ => return Err(format!("unknown option {name}").into()),
             }
         }
@@ -86,7 +110,18 @@ impl Options {
         if options.connections == 0 || options.wallets < 2 || options.batch == 0 {
             return Err("at least one connection, two wallets and one transfer a request".into());
         }
+        if options.fills {
+            options.requests = Some(u64::try_from(options.wallets.div_ceil(2 * options.batch))?);
+        }
         Ok(options)
+    }
+
+    const fn status(&self) -> u16 {
+        if self.batch > 1 || self.reads.is_some() {
+            200
+        } else {
+            201
+        }
     }
 }
 
@@ -126,16 +161,17 @@ impl Course {
         }
     }
 
-    /// The time to send the next request, or `None` at the end.
-    fn next(&self) -> Option<Duration> {
+    /// The time to send the next request, and how many may follow it; `None` at the end.
+    fn next(&self) -> Option<(Duration, u64)> {
         let now = self.clock.monotonic();
+        if now >= self.until {
+            return None;
+        }
         let take = |left: u64| left.checked_sub(1);
-        (now < self.until
-            && self
-                .left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                .is_ok())
-        .then_some(now)
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        Some((now, left.ok()? - 1))
     }
 }
 
@@ -148,19 +184,21 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn run(options: Arc<Options>) -> Result<(), Failure> {
-    let bodies = Arc::new(requests(&options)?);
+    let ids = match options.reads {
+        Some(Reads::Transaction) => make_transactions(&options).await?,
+        _ => Vec::new(),
+    };
+    let ids = Arc::new(ids);
     let mut streams = Vec::with_capacity(options.connections);
     for _ in 0..options.connections {
-        let stream = TcpStream::connect(options.address).await?;
-        stream.set_nodelay(true)?;
-        streams.push(stream);
+        streams.push(connect(&options).await?);
     }
     let course = Arc::new(Course::new(&options));
     let mut connections = JoinSet::new();
-    for (number, stream) in streams.into_iter().enumerate() {
+    for (number, stream) in (0..).zip(streams) {
         let (options, course) = (Arc::clone(&options), Arc::clone(&course));
-        let bodies = Arc::clone(&bodies);
-        connections.spawn(async move { pay(number, stream, &options, &course, &bodies).await });
+        let requests = Requests::new(&options, number, Arc::clone(&ids));
+        connections.spawn(async move { pay(stream, &options, &course, requests).await });
     }
     let mut all = Tally::default();
     while let Some(ended) = connections.join_next().await {
@@ -176,21 +214,48 @@ async fn run(options: Arc<Options>) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn connect(options: &Options) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(options.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The ids of some thousand transactions, made for that.
+async fn make_transactions(options: &Options) -> Result<Vec<String>, Failure> {
+    let asked = Options {
+        batch: READ_TRANSACTIONS,
+        reads: None,
+        ..*options
+    };
+    let mut stream = connect(options).await?;
+    let mut requests = Requests::new(&asked, u64::MAX, Arc::default());
+    stream.write_all(requests.next(0)).await?;
+    let mut answer = Vec::new();
+    read_answer(&mut stream, &mut answer).await?;
+    let text = String::from_utf8(answer)?;
+    let ids: Vec<String> = text
+        .split("\"transaction_id\":\"")
+        .skip(1)
+        .filter_map(|rest| Some(rest.get(..36)?.to_owned()))
+        .collect();
+    if ids.is_empty() {
+        return Err("no transaction was made".into());
+    }
+    Ok(ids)
+}
+
 /// One connection's loop.
 async fn pay(
-    number: usize,
     mut stream: TcpStream,
     options: &Options,
     course: &Course,
-    bodies: &[Vec<u8>],
+    mut requests: Requests,
 ) -> Result<Tally, Failure> {
-    let expected = if options.batch > 1 { 200 } else { 201 };
+    let expected = options.status();
     let mut tally = Tally::default();
     let mut answer = Vec::with_capacity(4_096);
-    let mut requests = bodies.iter().cycle().skip(number * 61 % bodies.len());
-    while let Some(sent_at) = course.next() {
-        let request = requests.next().ok_or("no requests")?;
-        stream.write_all(request).await?;
+    while let Some((sent_at, left)) = course.next() {
+        stream.write_all(requests.next(left)).await?;
         let status = read_answer(&mut stream, &mut answer).await?;
         // A batch is 200 even if its transfers were refused; then they say so, each in its place.
         if !options.counts_statuses
@@ -247,50 +312,101 @@ fn find(text: &[u8], word: &[u8]) -> Option<usize> {
     text.windows(word.len()).position(|window| window == word)
 }
 
-/// The requests, head and body, ready to be written.
-fn requests(options: &Options) -> Result<Vec<Vec<u8>>, Failure> {
-    let (path, count) = if options.batch > 1 {
-        ("/api/v1/transactions/batch", BODIES_BATCH)
-    } else {
-        ("/api/v1/transactions", BODIES_SINGLE)
-    };
-    let mut payer = 0;
-    let mut transfer = move || {
-        payer = (payer + 1) % options.wallets;
-        // Why not the neighbour: pairs that change with each round spread over more of the books.
-        let receiver = (payer * 7 + 3) % options.wallets;
-        let receiver = if receiver == payer {
-            (payer + 1) % options.wallets
-        } else {
-            receiver
+/// The requests of one connection: one text whose wallets, or whose transaction, are written anew for each.
+struct Requests {
+    text: Vec<u8>,
+    /// Where the numbers of wallets stand, or the id of a transaction.
+    places: Vec<usize>,
+    wallets: u64,
+    /// Wallets a request, when each is taken in turn.
+    in_turn: Option<u64>,
+    ids: Arc<Vec<String>>,
+    draw: u64,
+}
+
+impl Requests {
+    fn new(options: &Options, connection: u64, ids: Arc<Vec<String>>) -> Self {
+        let wallet = "#".repeat(NUMBER_BYTES) + "-8000-000000000001";
+        let head = match options.reads {
+            Some(Reads::Balance) => format!("GET /api/v1/wallets/{wallet}/balance"),
+            Some(Reads::Transaction) => format!("GET /api/v1/transactions/{}", "#".repeat(36)),
+            None if options.batch > 1 => "POST /api/v1/transactions/batch".to_owned(),
+            None => "POST /api/v1/transactions".to_owned(),
         };
-        let wallet = |number: usize| Uuid::from_u128(((number as u128 + 1) << 64) | 1 << 63 | 1);
-        format!(
-            "{{\"from_wallet\":\"{}\",\"to_wallet\":\"{}\",\"amount\":0.01,\"currency\":\"USD-CBDC\",\
-             \"metadata\":{{\"note\":\"nineteen characters!\",\"n\":1}}}}",
-            wallet(payer),
-            wallet(receiver)
-        )
-    };
-    let mut all = Vec::with_capacity(count);
-    for _ in 0..count {
-        let body = if options.batch > 1 {
-            let transfers: Vec<_> = (0..options.batch).map(|_| transfer()).collect();
-            format!("{{\"transactions\":[{}]}}", transfers.join(","))
-        } else {
-            transfer()
+        let transfer = format!(
+            "{{\"from_wallet\":\"{wallet}\",\"to_wallet\":\"{wallet}\",\"amount\":0.01,\"currency\":\"USD-CBDC\",\
+             \"metadata\":{{\"note\":\"nineteen characters!\",\"n\":1}}}}"
+        );
+        let body = match (options.reads, options.batch) {
+            (Some(_), _) => String::new(),
+            (None, 1) => transfer,
+            (None, batch) => format!("{{\"transactions\":[{}]}}", vec![transfer; batch].join(",")),
         };
-        let mut request = String::with_capacity(body.len() + 200);
-        write!(
-            request,
-            "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
+        let text = format!(
+            "{head} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             options.address,
             body.len()
-        )?;
-        all.push(request.into_bytes());
+        )
+        .into_bytes();
+        let places = (1..text.len())
+            .filter(|at| text.get(*at) == Some(&b'#') && text.get(at - 1) != Some(&b'#'))
+            .collect();
+        Self {
+            text,
+            places,
+            wallets: options.wallets as u64,
+            in_turn: options.fills.then_some(2 * options.batch as u64),
+            ids,
+            draw: connection.wrapping_mul(0x2545_f491_4f6c_dd1d),
+        }
     }
-    Ok(all)
+
+    /// The next one, head and body; `left` requests follow it on all connections.
+    fn next(&mut self, left: u64) -> &[u8] {
+        if self.ids.is_empty() {
+            let mut before = None;
+            for at in 0..self.places.len() {
+                let drawn = match self.in_turn {
+                    Some(count) => (left * count + at as u64) % self.wallets,
+                    None => self.draw() % self.wallets,
+                };
+                // Nobody pays himself.
+                let number = if before == Some(drawn) {
+                    (drawn + 1) % self.wallets
+                } else {
+                    drawn
+                };
+                before = (at % 2 == 0).then_some(number);
+                let mut text = [b'-'; NUMBER_BYTES];
+                for (index, at) in (0..).zip(DIGITS) {
+                    let digit = usize::try_from((number + 1) >> (60 - 4 * index) & 15);
+                    text[at] = b"0123456789abcdef"[digit.unwrap_or_default()];
+                }
+                self.write(at, &text);
+            }
+        } else {
+            let drawn = usize::try_from(self.draw()).unwrap_or_default() % self.ids.len();
+            let ids = Arc::clone(&self.ids);
+            self.write(0, ids.get(drawn).map_or(&[], |id| id.as_bytes()));
+        }
+        &self.text
+    }
+
+    fn write(&mut self, place: usize, text: &[u8]) {
+        let at = self.places.get(place).copied().unwrap_or_default();
+        if let Some(digits) = self.text.get_mut(at..at + text.len()) {
+            digits.copy_from_slice(text);
+        }
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood 2014).
+    const fn draw(&mut self) -> u64 {
+        self.draw = self.draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.draw;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
 }
 
 fn report(options: &Options, tally: Tally, took: Duration) {
@@ -301,7 +417,7 @@ fn report(options: &Options, tally: Tally, took: Duration) {
         let rank = count.saturating_mul(share_millionths) / 1_000_000;
         latencies_us.get(rank.min(count.saturating_sub(1))).copied()
     };
-    let expected = if options.batch > 1 { 200 } else { 201 };
+    let expected = options.status();
     let unexpected = tally
         .statuses
         .iter()

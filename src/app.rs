@@ -104,15 +104,37 @@ impl AppError {
     }
 }
 
+/// How the journal is opened: [`Journal::open_locked`], but for `examples/plain_file.rs`.
+type OpenJournal = fn(
+    FolderLock,
+    &crate::journal::Config,
+    OpenOptions,
+    SharedClock,
+    &Supervisor,
+) -> Result<Journal, RecoveryError>;
+
 /// Runs the service until it is asked to stop or cannot go on. To be called once, within a multi-threaded runtime.
 ///
 /// # Errors
 /// [`AppError`]; its [`AppError::exit`] says what to tell the shell.
 pub async fn run(config: Config) -> Result<(), AppError> {
+    run_on(config, Journal::open_locked).await
+}
+
+/// [`run`] with the journal on plain files: what `examples/plain_file.rs` measures, and no part of the API.
+///
+/// # Errors
+/// [`AppError`].
+#[doc(hidden)]
+pub async fn run_on_plain_files(config: Config) -> Result<(), AppError> {
+    run_on(config, crate::journal::plain::open).await
+}
+
+async fn run_on(config: Config, open: OpenJournal) -> Result<(), AppError> {
     let supervisor = Supervisor::new();
     let shutdown = Shutdown::on_signals(&supervisor)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let Some(running) = Running::start(&config, &clock, &supervisor, &shutdown)? else {
+    let Some(running) = Running::start(&config, &clock, &supervisor, &shutdown, open)? else {
         info!("stopped");
         return Ok(());
     };
@@ -174,12 +196,13 @@ impl Running {
         clock: &SharedClock,
         supervisor: &Supervisor,
         shutdown: &Shutdown,
+        open: OpenJournal,
     ) -> Result<Option<Self>, AppError> {
         let access = Arc::clone(&config.access);
         let metrics = Metrics::default();
         // Before anything on disk is touched, so that an address in use leaves no trace. Nobody is accepted yet.
         let socket = bind(config.listen)?;
-        let opened = open_folder(config, clock, supervisor, &shutdown.token())?;
+        let opened = open_folder(open, config, clock, supervisor, &shutdown.token())?;
         let Some((cursor, journal, books)) = opened else {
             return Ok(None);
         };
@@ -362,6 +385,7 @@ fn listen_error(address: SocketAddr) -> impl FnOnce(io::Error) -> AppError {
 
 /// What the data folder holds; `None`, with everything closed in order, when the process was told to stop meanwhile.
 fn open_folder(
+    open: OpenJournal,
     config: &Config,
     clock: &SharedClock,
     supervisor: &Supervisor,
@@ -373,7 +397,7 @@ fn open_folder(
     let loaded = Loaded::read(&config.ledger)?;
     let of_cursor = cursor.as_ref().map(|cursor| cursor.witness);
     let witnesses = of_cursor.into_iter().chain(loaded.witness()).collect();
-    let journal = open_journal(folder, config, witnesses, clock, supervisor)?;
+    let journal = open_journal(open, folder, config, witnesses, clock, supervisor)?;
     let replayed = loaded.replay(&journal, clock, &|| stopping.is_draining())?;
     let Some(books) = replayed else {
         supervisor.start_drain();
@@ -384,6 +408,7 @@ fn open_folder(
 }
 
 fn open_journal(
+    open: OpenJournal,
     folder: FolderLock,
     config: &Config,
     witnesses: Vec<Witness>,
@@ -397,7 +422,7 @@ fn open_journal(
         witnesses,
     };
     let started = clock.monotonic();
-    let journal = Journal::open_locked(
+    let journal = open(
         folder,
         &config.journal,
         options,

@@ -236,6 +236,9 @@ pub struct Settings {
     /// Pages of the journal after which the next volume begins
     #[arg(long, value_name = "BYTES", help_heading = "Disk")]
     pub volume_bytes_max: Option<u64>,
+    /// Longest wait of a commit for further commands, while more callers were there lately than it has commands of; 0: none
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Disk")]
+    pub group_wait_us: Option<u64>,
     /// Pause between two rounds of checkpoints; a start replays what came in since the last one
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub checkpoint_interval_ms: Option<u64>,
@@ -378,6 +381,7 @@ impl Settings {
             ws_write_within_ms,
             ws_queue_bytes_max,
             volume_bytes_max,
+            group_wait_us,
             checkpoint_interval_ms,
             checkpoint_pace_ms,
             sync_stalled_ms,
@@ -685,7 +689,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 50] = [
+    const EACH_SETTING: [(&str, &str, &str); 51] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -733,6 +737,7 @@ mod tests {
         ("ws-write-within-ms", "3", "3"),
         ("ws-queue-bytes-max", "3", "3"),
         ("volume-bytes-max", "3", "3"),
+        ("group-wait-us", "3", "3"),
         ("checkpoint-interval-ms", "3", "3"),
         ("checkpoint-pace-ms", "3", "3"),
         ("sync-stalled-ms", "3", "3"),

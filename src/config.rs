@@ -361,6 +361,12 @@ fn ledger(
             default.audit_entries_max,
             3..=10_000,
         )?,
+        group_wait_us: within(
+            "group-wait-us",
+            settings.group_wait_us,
+            default.group_wait_us,
+            0..=10_000,
+        )?,
         checkpoint_interval_ms: within(
             "checkpoint-interval-ms",
             settings.checkpoint_interval_ms,
@@ -674,6 +680,7 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "ws_pong_within_ms" => ws.pong_within_ms.to_string(),
         "ws_write_within_ms" => ws.write_within_ms.to_string(),
         "volume_bytes_max" => journal.volume_bytes_max.to_string(),
+        "group_wait_us" => ledger.group_wait_us.to_string(),
         "checkpoint_interval_ms" => ledger.checkpoint_interval_ms.to_string(),
         "checkpoint_pace_ms" => ledger.checkpoint_pace_ms.to_string(),
         "sync_stalled_ms" => ledger.sync_stalled_ms.to_string(),

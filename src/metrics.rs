@@ -11,10 +11,11 @@ use prometheus_client::encoding::{EncodeGaugeValue, EncodeLabelSet};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// The media type of [`Metrics::render`].
@@ -25,6 +26,11 @@ const LATENCY_BUCKETS: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
 ];
+
+/// First and number of the buckets for commits, in seconds: from 20 µs to 15 s, each √2 times the one before. Finer than
+/// the others, since the ratio of the longest to the median is what tells of pauses.
+const COMMIT_BUCKET_FIRST: f64 = 0.000_02;
+const COMMIT_BUCKETS: u16 = 40;
 
 /// Buckets for how many go together in a group or batch.
 const COUNT_BUCKETS: [f64; 13] = [
@@ -48,6 +54,9 @@ struct Shared {
     commit_entries: Histogram,
     commit_events: Counter,
     commit_bytes: Counter,
+    commit_payload_bytes: Counter,
+    commit_seconds: Histogram,
+    commit_longest_seconds: Gauge<f64, AtomicU64>,
     commit_write_seconds: Histogram,
     commit_sync_seconds: Histogram,
     ledger_busy: Counter,
@@ -94,6 +103,15 @@ fn latency_histogram() -> Histogram {
     Histogram::new(LATENCY_BUCKETS)
 }
 
+fn commit_histogram() -> Histogram {
+    let step = std::f64::consts::SQRT_2;
+    Histogram::new(exponential_buckets(
+        COMMIT_BUCKET_FIRST,
+        step,
+        COMMIT_BUCKETS,
+    ))
+}
+
 fn count_histogram() -> Histogram {
     Histogram::new(COUNT_BUCKETS)
 }
@@ -110,6 +128,9 @@ impl Default for Shared {
             commit_entries: count_histogram(),
             commit_events: Counter::default(),
             commit_bytes: Counter::default(),
+            commit_payload_bytes: Counter::default(),
+            commit_seconds: commit_histogram(),
+            commit_longest_seconds: Gauge::default(),
             commit_write_seconds: latency_histogram(),
             commit_sync_seconds: latency_histogram(),
             ledger_busy: Counter::default(),
@@ -173,6 +194,24 @@ impl Shared {
             "Pages written to the journal",
             Unit::Bytes,
             self.commit_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "commit_payload",
+            "Entries written to the journal, without the frames of their pages",
+            Unit::Bytes,
+            self.commit_payload_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "commit_duration",
+            "Time to make a group durable",
+            seconds.clone(),
+            self.commit_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "commit_longest",
+            "The longest of them since the start",
+            seconds.clone(),
+            self.commit_longest_seconds.clone(),
         );
         registry.register_with_unit(
             "commit_write",
@@ -276,12 +315,14 @@ impl Metrics {
         self.shared.http_connections_open.dec();
     }
 
-    /// A group was committed: entries, events, bytes of its pages, time to write and time to sync.
+    /// A group was committed: entries, events, bytes of its pages and of the entries in them, time to write and time to
+    /// sync. Only one thread may observe commits.
     pub fn observe_commit(
         &self,
         entries: usize,
         events: u64,
         size_bytes: usize,
+        payload_bytes: usize,
         write: Duration,
         sync: Duration,
     ) {
@@ -289,6 +330,14 @@ impl Metrics {
         self.shared.commit_entries.observe(as_f64(entries));
         self.shared.commit_events.inc_by(events);
         self.shared.commit_bytes.inc_by(as_u64(size_bytes));
+        self.shared
+            .commit_payload_bytes
+            .inc_by(as_u64(payload_bytes));
+        let took_seconds = (write + sync).as_secs_f64();
+        self.shared.commit_seconds.observe(took_seconds);
+        if took_seconds > self.shared.commit_longest_seconds.get() {
+            self.shared.commit_longest_seconds.set(took_seconds);
+        }
         self.shared
             .commit_write_seconds
             .observe(write.as_secs_f64());
@@ -604,7 +653,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.observe_http_request("GET", "/health", 200, MS);
         metrics.observe_http_connection_opened();
-        metrics.observe_commit(3, 12, 900, MS, 2 * MS);
+        metrics.observe_commit(3, 12, 900, 700, MS, 2 * MS);
+        metrics.observe_commit(1, 4, 100, 80, MS, MS);
         metrics.observe_ledger_busy();
         metrics.observe_ledger_refusal("INSUFFICIENT_FUNDS");
         metrics.observe_checkpoint_round(MS, 4096);
@@ -632,11 +682,13 @@ mod tests {
             r#"echopay_http_requests_total{method="GET",route="/health",status="200"} 1"#,
             "echopay_http_connections_total 2",
             "echopay_http_connections_open 1",
-            "echopay_commits_total 1",
-            "echopay_commit_events_total 12",
-            "echopay_commit_size_bytes_total 900",
-            "echopay_commit_entries_sum 3.0",
-            "echopay_commit_sync_seconds_count 1",
+            "echopay_commits_total 2",
+            "echopay_commit_events_total 16",
+            "echopay_commit_size_bytes_total 1000",
+            "echopay_commit_payload_bytes_total 780",
+            "echopay_commit_longest_seconds 0.003",
+            "echopay_commit_entries_sum 4.0",
+            "echopay_commit_sync_seconds_count 2",
             r#"echopay_ledger_refusals_total{code="INSUFFICIENT_FUNDS"} 1"#,
             r#"echopay_ws_closes_total{code="4008"} 1"#,
             "echopay_durable_sequence 12",
@@ -661,9 +713,9 @@ mod tests {
             assert!(text.contains(&line), "no {line} in\n{text}");
         };
         bucket("0.0005", 0);
-        bucket("0.001", 1);
-        bucket("10.0", 1);
-        bucket("+Inf", 1);
+        bucket("0.001", 2);
+        bucket("10.0", 2);
+        bucket("+Inf", 2);
     }
 
     /// `name type` of each metric, as in the first two columns of the documentation's tables.

@@ -24,6 +24,8 @@ mod lineage;
 #[cfg(test)]
 pub(crate) mod memory;
 mod page;
+#[doc(hidden)]
+pub mod plain;
 mod raw;
 mod reader;
 mod rebuild;
@@ -194,6 +196,8 @@ pub struct CommitTiming {
     pub pages: usize,
     /// Bytes of those pages.
     pub size_bytes: usize,
+    /// Bytes of the entries in them.
+    pub payload_bytes: usize,
 }
 
 #[cfg(test)]

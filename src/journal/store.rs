@@ -45,6 +45,10 @@ pub(crate) const UNSYNCED_BYTES_MAX: usize = 2 * SEGMENT_BYTES / LOG_AMPLIFICATI
 const LOG_AMPLIFICATION_MAX: usize = 8;
 const ACTIVE_CACHE_BYTES: u64 = 16 << 20;
 const CLOSED_CACHE_BYTES: u64 = 1 << 20;
+/// A reader's pages for one that is asked for again: about as many as sled leaves in a node that was filled in order.
+const KNOCK_PAGES: usize = 8;
+/// How often that is asked for.
+const KNOCKS: usize = 12;
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// A store failed; after a failed write it must not be written again.
@@ -386,10 +390,14 @@ impl Store for SledStore {
                 Some((key, _)) => key,
                 None => from.get().to_be_bytes().as_slice().into(),
             };
-            db.range(start..)
+            let pages: sled::Result<Vec<_>> = db
+                .range(start..)
                 .take(pages_max)
                 .map(|found| Ok(stored(&found?)))
-                .collect()
+                .collect();
+            let pages = pages?;
+            knock(db, &pages)?;
+            Ok(pages)
         })
     }
 
@@ -403,6 +411,18 @@ impl Store for SledStore {
     fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Relaxed);
     }
+}
+
+/// Asks again for some of the pages that were read, for the cache's sake. sled looks whether it is over its bound only at
+/// every 64th access to each of its 256 parts; whoever reads a volume from end to end comes by each node once or twice,
+/// and so leaves all of it in memory [256 MiB of pages: 181 MB].
+fn knock(db: &sled::Db, pages: &[StoredPage]) -> sled::Result<()> {
+    for page in pages.iter().skip(KNOCK_PAGES).step_by(KNOCK_PAGES) {
+        for _ in 0..KNOCKS {
+            db.get(page.key.get().to_be_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 /// A key that is not ours reads as the origin, which no page may have.

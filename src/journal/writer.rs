@@ -2,7 +2,7 @@
 
 use super::codec::Encoder;
 use super::feed::Feed;
-use super::page::PageHash;
+use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
@@ -121,7 +121,7 @@ impl Journal {
         Self::open_on(lock, config, options, clock, supervisor, opener)
     }
 
-    fn open_on(
+    pub(super) fn open_on(
         lock: FolderLock,
         config: &Config,
         options: OpenOptions,
@@ -308,6 +308,7 @@ impl Journal {
             sync,
             pages,
             size_bytes,
+            payload_bytes: size_bytes.saturating_sub(pages.saturating_mul(HEADER_BYTES)),
         };
         let added = u64::try_from(size_bytes).unwrap_or(u64::MAX);
         shared.size_bytes.fetch_add(added, Ordering::Relaxed);

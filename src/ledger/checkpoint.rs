@@ -336,6 +336,8 @@ impl Checkpointer {
         let at = self.books.as_of();
         let witness = self.reader.witness();
         write_shard(index, at, &witness, &self.books.shard(index), out);
+        // Behind the lock: the ledger may be waiting for the shard.
+        seal(out);
     }
 }
 
@@ -419,7 +421,7 @@ fn read_round(dir: &Path) -> Result<Option<Round>, CheckpointError> {
     Ok(round)
 }
 
-/// The bytes of a shard's file, in place of what `out` holds.
+/// The bytes of a shard's file before they are sealed, in place of what `out` holds.
 fn write_shard(index: usize, at: Sequence, witness: &Witness, shard: &Shard, out: &mut Vec<u8>) {
     out.clear();
     out.extend(SHARD_MAGIC);
@@ -433,7 +435,6 @@ fn write_shard(index: usize, at: Sequence, witness: &Witness, shard: &Shard, out
     out.extend(witness.volume.to_le_bytes());
     out.extend(witness.length_bytes.to_le_bytes());
     write_rows(shard, out);
-    seal(out);
 }
 
 /// The bytes of the round's file, in place of what `out` holds.

@@ -17,6 +17,12 @@ pub struct Config {
     /// Bytes of commands from which a group takes in no further one; a batch may stand above it. What a group can reach
     /// by that (some 32 MiB) is what recovery keeps for salvage. Default 8 MiB.
     pub group_bytes_max: usize,
+    /// How long a group waits for commands that are likely on their way, in microseconds; 0: never. Never waits for a
+    /// single caller. Default 100, below what a commit takes.
+    pub group_wait_us: u64,
+    /// How long the ledger thread looks for the next command before it sleeps, in microseconds, while commands come that
+    /// fast; 0: never. Default 60: about the time in which a caller that was answered comes again.
+    pub look_us: u64,
     /// Holds that may be open at once. Default 1,000,000.
     pub open_holds_max: usize,
     /// Changes that one transaction may see; the last two are kept for status changes. Default 64.
@@ -59,6 +65,8 @@ impl Default for Config {
             queue_bytes_max: 64 << 20,
             group_entries_max: 16_384,
             group_bytes_max: 8 << 20,
+            group_wait_us: 100,
+            look_us: 60,
             open_holds_max: 1_000_000,
             audit_entries_max: 64,
             stats_entries_max: 1_000_000,

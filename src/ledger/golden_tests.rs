@@ -96,6 +96,7 @@ fn files() -> [(PathBuf, Vec<u8>); 2] {
         &shard(),
         &mut shard_bytes,
     );
+    seal(&mut shard_bytes);
     write_round(&round(), &mut round_bytes);
     [
         (shard_path(&dir, SHARD), shard_bytes),

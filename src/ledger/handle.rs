@@ -1,5 +1,6 @@
 //! The verbs that others may use on the ledger, and the queue behind them.
 
+use super::bell::Bell;
 use super::command::{BatchItem, Command, Reply};
 use super::error::SubmitError;
 use crate::metrics::Metrics;
@@ -31,6 +32,7 @@ pub(super) enum Message {
 pub struct LedgerHandle {
     tx: Sender<Message>,
     places: Arc<Places>,
+    bell: Arc<Bell>,
     metrics: Metrics,
 }
 
@@ -126,6 +128,22 @@ pub(super) struct Inbox {
     pub(super) rx: Receiver<Message>,
     pub(super) places: Arc<Places>,
     pub(super) mailbox: Arc<Mailbox>,
+    bell: Arc<Bell>,
+}
+
+impl Inbox {
+    /// Waits until `commands` are in the queue, but not longer than `patience`, and not once nothing more is accepted.
+    pub(super) fn wait_for(&self, commands: usize, patience: Duration) {
+        let is_closed = || self.places.closed.load(Ordering::Acquire);
+        let queued = || {
+            if is_closed() {
+                usize::MAX
+            } else {
+                self.rx.len()
+            }
+        };
+        self.bell.wait(commands, patience, queued);
+    }
 }
 
 impl Drop for Inbox {
@@ -169,9 +187,11 @@ pub(super) fn queue(
         ended: AtomicBool::new(false),
         delivered: watch::Sender::new(false),
     });
+    let bell = Arc::new(Bell::default());
     let handle = LedgerHandle {
         tx,
         places: Arc::clone(&places),
+        bell: Arc::clone(&bell),
         metrics,
     };
     let mailbox = Arc::new(Mailbox {
@@ -184,6 +204,7 @@ pub(super) fn queue(
         rx,
         places,
         mailbox,
+        bell,
     };
     (handle, inbox)
 }
@@ -214,7 +235,10 @@ impl LedgerHandle {
             cost_bytes,
             reply_tx,
         }) {
-            Ok(()) => self.answer(reply_rx).await,
+            Ok(()) => {
+                self.bell.sent(|| self.tx.len());
+                self.answer(reply_rx).await
+            }
             Err(TrySendError::Full(_)) => {
                 self.places.give_back(cost_bytes);
                 self.metrics.observe_ledger_busy();
@@ -272,6 +296,8 @@ impl LedgerHandle {
     pub(super) fn drain(&self, patience: Duration) -> bool {
         self.places.close();
         let told = self.tx.send_timeout(Message::Drain, patience);
+        // Nobody brings the commands any more that a group may be waiting for.
+        self.bell.sent(|| usize::MAX);
         // A thread that is gone has nothing left to drain.
         !matches!(told, Err(SendTimeoutError::Timeout(_)))
     }
@@ -368,6 +394,55 @@ mod tests {
         handle.suspend(Some(Suspension::DiskStalled));
         let refused = handle.submit(command()).await;
         assert!(matches!(refused, Err(SubmitError::Unavailable)));
+    }
+
+    /// Has a thread wait for `commands`; gives what tells of its end.
+    fn waiting_for(commands: usize, inbox: Inbox) -> Receiver<Inbox> {
+        let (ended_tx, ended_rx) = bounded(1);
+        #[expect(clippy::disallowed_methods, reason = "the wait itself may hang here")]
+        std::thread::spawn(move || {
+            inbox.wait_for(commands, Duration::MAX);
+            // Why ignored: who asked may have failed by now.
+            let _ = ended_tx.send(inbox);
+        });
+        ended_rx
+    }
+
+    async fn until_it_waits(handle: &LedgerHandle) {
+        let waits = async {
+            while !handle.bell.is_listened_to() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, waits).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_commands_ends_with_the_last_of_them() {
+        let (handle, inbox) = queue(8, 1 << 20, Metrics::default());
+        let ended_rx = waiting_for(2, inbox);
+        until_it_waits(&handle).await;
+        let mut one = std::pin::pin!(handle.submit(asked()));
+        sent(&mut one).await;
+        assert!(handle.bell.is_listened_to(), "one is not enough");
+        let mut other = std::pin::pin!(handle.submit(asked()));
+        sent(&mut other).await;
+        let inbox = ended_rx.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(inbox.rx.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_commands_once_nothing_more_is_accepted() {
+        let (handle, inbox) = queue(8, 1 << 20, Metrics::default());
+        let ended_rx = waiting_for(3, inbox);
+        until_it_waits(&handle).await;
+        assert!(handle.drain(Duration::ZERO));
+        let inbox = ended_rx.recv_timeout(Duration::from_secs(30)).unwrap();
+        // The bell rang before this one listens.
+        let ended_rx = waiting_for(3, inbox);
+        let ended = ended_rx.recv_timeout(Duration::from_secs(30));
+        assert!(ended.is_ok(), "{ended:?}");
     }
 
     #[test]

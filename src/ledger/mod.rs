@@ -2,9 +2,11 @@
 //!
 //! `state.rs` has the rules, pure; `thread.rs` runs them, the only one that appends to the journal; `books.rs` is the
 //! durable view that queries read and `checkpoint.rs` writes out; `handle.rs` has the verbs for others, `query.rs`
-//! the questions. `audit.rs` holds a whole journal against the rules. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
+//! the questions. `pace.rs` and `bell.rs` decide how large a group gets before it is committed. `audit.rs` holds a whole
+//! journal against the rules. `start.rs` puts them together: checkpoint, replay, check of the sums, threads.
 
 mod audit;
+mod bell;
 #[doc(hidden)]
 pub mod bench;
 mod books;
@@ -13,6 +15,7 @@ mod command;
 mod config;
 mod error;
 mod handle;
+mod pace;
 mod query;
 mod start;
 mod state;

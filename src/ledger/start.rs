@@ -4,6 +4,7 @@ use super::books::{Books, BooksWriter, WronglyHeld, apply};
 use super::checkpoint::{Checkpointer, Loaded};
 use super::config::Config;
 use super::handle::{LedgerHandle, queue};
+use super::pace::Pace;
 use super::query::Queries;
 use super::thread::{LedgerThread, state};
 use super::time::{Leaps, LedgerTime};
@@ -160,6 +161,7 @@ impl Ledger {
             inbox,
             state: state(&config, Arc::clone(&books), &journal),
             time: LedgerTime::new(last, Leaps::from(&config)),
+            pace: Pace::default(),
             config,
             journal,
             clock: Arc::clone(clock),

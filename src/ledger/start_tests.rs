@@ -66,6 +66,14 @@ impl Rig {
             checkpoint_pace_ms: 0,
             ..Config::default()
         };
+        Self::start_with(config, clock, change)
+    }
+
+    fn start_with(
+        config: Config,
+        clock: &SharedClock,
+        change: impl FnOnce(&mut BooksWriter<'_>),
+    ) -> Result<Self, StartError> {
         let supervisor = Supervisor::new();
         let loaded = Loaded::read(&config).unwrap();
         change(&mut BooksWriter(&loaded.books));
@@ -75,7 +83,7 @@ impl Rig {
             currencies: Currencies::default(),
             witnesses: loaded.witness().into_iter().collect(),
         };
-        let journal_config = journal::Config::new(dir);
+        let journal_config = journal::Config::new(&config.data_dir);
         let journal =
             Journal::open(&journal_config, options, Arc::clone(clock), &supervisor).unwrap();
         let metrics = Metrics::default();
@@ -115,6 +123,61 @@ impl Rig {
         self.ledger.close().unwrap();
         assert_eq!(self.supervisor.failure(), None);
     }
+}
+
+/// What a test that would hang takes as "at once".
+const AT_ONCE: Duration = Duration::from_mins(1);
+
+/// A group that waits for more commands, if at all, waits longer than any test.
+fn waiting_for_ever(dir: &Path) -> Config {
+    Config {
+        data_dir: dir.into(),
+        group_wait_us: u64::MAX,
+        ..Config::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_alone_is_answered_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
+    let rig = Rig::start_with(waiting_for_ever(dir.path()), &clock, |_| {}).unwrap();
+    tokio::time::timeout(AT_ONCE, rig.fill(3)).await.unwrap();
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_more_commands_ends_with_enough_of_them_or_with_the_drain() {
+    const CALLERS: usize = 64;
+    const CALLS: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let clock: SharedClock = Arc::new(ManualClock::new(TimestampMs::new(1_000), 7));
+    let rig = Rig::start_with(waiting_for_ever(dir.path()), &clock, |_| {}).unwrap();
+    // Commits take their time, so that the callers meet in the queue.
+    tokio::time::timeout(AT_ONCE, rig.fill(2)).await.unwrap();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..CALLERS {
+        let (handle, answered) = (rig.ledger.handle(), Arc::clone(&answered));
+        callers.spawn(async move {
+            for _ in 0..CALLS {
+                // Why refused or not: what counts is that it is answered.
+                let _ = handle.submit(Command::Transfer(movement(0, 1, 1))).await;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    // As long as all come again, a quarter of them is always on its way.
+    let half = async {
+        while answered.load(Ordering::Relaxed) < CALLERS * CALLS / 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(AT_ONCE, half).await.unwrap();
+    // The last ones are too few, and wait for a group that never fills.
+    rig.stop();
+    let all = async { while callers.join_next().await.is_some() {} };
+    tokio::time::timeout(AT_ONCE, all).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

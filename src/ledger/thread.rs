@@ -7,6 +7,7 @@ use super::books::Books;
 use super::config::Config;
 use super::error::SubmitError;
 use super::handle::{Answer, Inbox, Message};
+use super::pace::Pace;
 use super::state::{Rules, State};
 use super::time::LedgerTime;
 use crate::clock::SharedClock;
@@ -24,6 +25,9 @@ use tracing::{error, warn};
 /// How long the thread sleeps at most: bounds how late a hold expires when the wall clock is stepped.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
+/// Looks for the next command at most, should the clock stand still.
+const LOOKS_MAX: u32 = 1_000;
+
 /// All that the thread owns.
 #[derive(Debug)]
 pub(super) struct LedgerThread {
@@ -33,6 +37,7 @@ pub(super) struct LedgerThread {
     pub(super) journal: Journal,
     pub(super) state: State,
     pub(super) time: LedgerTime,
+    pub(super) pace: Pace,
     pub(super) clock: SharedClock,
     pub(super) metrics: Metrics,
     pub(super) supervisor: Supervisor,
@@ -61,9 +66,11 @@ impl LedgerThread {
     }
 
     fn group(&mut self) -> Next {
-        let wait = self.wait();
-        let first = match self.inbox.rx.recv_timeout(wait) {
-            Ok(message) => Some(message),
+        let first = match self.first() {
+            Ok(message) => {
+                self.wait_for_more();
+                Some(message)
+            }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Next::Drained,
         };
@@ -116,9 +123,48 @@ impl LedgerThread {
             }
         }
         if !answers.is_empty() {
+            let queued = self.inbox.rx.len();
+            self.pace.group_ended(answers.len(), queued);
             self.inbox.mailbox.post(&mut answers);
         }
         next
+    }
+
+    /// The group's first command; waits for one until a hold expires.
+    fn first(&mut self) -> Result<Message, RecvTimeoutError> {
+        let rx = &self.inbox.rx;
+        if let Ok(message) = rx.try_recv() {
+            return Ok(message);
+        }
+        let idle_since = self.clock.monotonic();
+        let soon = Duration::from_micros(self.config.look_us);
+        let is_soon = || self.clock.monotonic().saturating_sub(idle_since) < soon;
+        let mut looks = 0;
+        while self.pace.is_worth_looking() && looks < LOOKS_MAX && is_soon() {
+            // Whoever has something to do goes first: often the one who brings the command.
+            std::thread::yield_now();
+            if let Ok(message) = rx.try_recv() {
+                self.pace.next_came(true);
+                return Ok(message);
+            }
+            looks += 1;
+        }
+        let wait = self.wait();
+        let message = self.inbox.rx.recv_timeout(wait);
+        let idle = self.clock.monotonic().saturating_sub(idle_since);
+        self.pace.next_came(message.is_ok() && idle < soon);
+        message
+    }
+
+    /// Behind the first command, a moment for those that will be here anyway ([`Pace`]).
+    fn wait_for_more(&self) {
+        let patience = Duration::from_micros(self.config.group_wait_us);
+        let queued = self.inbox.rx.len();
+        if let Some(count) = self.pace.worth_waiting_for(1 + queued)
+            && !patience.is_zero()
+        {
+            self.inbox.wait_for(count - 1, patience);
+        }
     }
 
     /// Whether the entries are durable and in the books.
@@ -133,6 +179,7 @@ impl LedgerThread {
                     count,
                     events,
                     group.size_bytes,
+                    timing.payload_bytes,
                     timing.write,
                     timing.sync,
                 );
