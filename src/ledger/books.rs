@@ -42,6 +42,12 @@ pub(super) enum Accounts {
     Many(Vec<Account>),
 }
 
+impl Default for Accounts {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
 impl Accounts {
     pub(super) fn as_slice(&self) -> &[Account] {
         match self {
@@ -59,6 +65,7 @@ impl Accounts {
 
     fn push(&mut self, account: Account) {
         match self {
+            Self::Many(accounts) if accounts.is_empty() => *self = Self::One(account),
             Self::One(first) => *self = Self::Many(vec![*first, account]),
             Self::Many(accounts) => accounts.push(account),
         }
@@ -66,7 +73,7 @@ impl Accounts {
 }
 
 /// A wallet: its accounts, and the head of its chain of entries.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Wallet {
     /// Number of entries in the chain.
     pub(super) ordinal: u64,
@@ -110,8 +117,8 @@ pub(super) struct Amended {
 
 /// Rows that an entry is applied to: the durable books at replay, the group in hand before it is durable.
 pub(super) trait Rows {
-    fn wallet(&self, id: WalletId) -> Option<Wallet>;
-    fn put_wallet(&mut self, id: WalletId, wallet: Wallet);
+    /// Changes the wallet's row where it lies; an unknown wallet begins as one without accounts.
+    fn change_wallet<T>(&mut self, id: WalletId, change: impl FnOnce(&mut Wallet) -> T) -> T;
     fn put_amended(&mut self, created: Sequence, amended: Amended);
     fn put_hold(&mut self, created: Sequence, hold: Hold);
     fn remove_hold(&mut self, created: Sequence);
@@ -201,35 +208,24 @@ fn apply_leg(rows: &mut impl Rows, entry: &Entry, leg: &Leg, currency: Currency)
         overdraft_limit,
         updated_at: entry.at,
     };
-    let mut before = MinorUnits::ZERO;
-    let mut wallet = match rows.wallet(leg.wallet) {
-        None => Wallet {
-            ordinal: 0,
-            head: Sequence::ORIGIN,
-            skip: Sequence::ORIGIN,
-            accounts: Accounts::One(fresh),
-        },
-        Some(mut wallet) => {
-            let mut accounts = wallet.accounts.as_mut_slice().iter_mut();
-            match accounts.find(|account| account.currency == currency) {
-                Some(account) => {
-                    before = account.balance;
-                    account.balance = leg.balance_after;
-                    account.held = leg.held_after;
-                    account.updated_at = entry.at;
-                }
-                None => wallet.accounts.push(fresh),
-            }
-            wallet
+    rows.change_wallet(leg.wallet, |wallet| {
+        wallet.ordinal = leg.link.ordinal;
+        wallet.head = entry.first;
+        if leg.link.ordinal.is_multiple_of(SKIP_EVERY) {
+            wallet.skip = entry.first;
         }
-    };
-    wallet.ordinal = leg.link.ordinal;
-    wallet.head = entry.first;
-    if leg.link.ordinal.is_multiple_of(SKIP_EVERY) {
-        wallet.skip = entry.first;
-    }
-    rows.put_wallet(leg.wallet, wallet);
-    i128::from(leg.balance_after.get()) - i128::from(before.get())
+        let mut accounts = wallet.accounts.as_mut_slice().iter_mut();
+        let known = accounts.find(|account| account.currency == currency);
+        let before = if let Some(account) = known {
+            account.held = leg.held_after;
+            account.updated_at = entry.at;
+            std::mem::replace(&mut account.balance, leg.balance_after)
+        } else {
+            wallet.accounts.push(fresh);
+            MinorUnits::ZERO
+        };
+        i128::from(leg.balance_after.get()) - i128::from(before.get())
+    })
 }
 
 fn apply_amendment(
@@ -480,21 +476,24 @@ pub(super) struct WronglyHeld {
 #[derive(Debug)]
 pub(super) struct BooksWriter<'b>(pub(super) &'b Books);
 
-impl Rows for BooksWriter<'_> {
-    fn wallet(&self, id: WalletId) -> Option<Wallet> {
-        self.0.wallet(id)
-    }
-
-    fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
-        if self
-            .0
-            .write(shard_of_wallet(id))
-            .wallets
-            .insert(id, wallet)
-            .is_none()
-        {
+impl BooksWriter<'_> {
+    /// Puts a row in place of what is there.
+    pub(super) fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
+        let mut shard = self.0.write(shard_of_wallet(id));
+        if shard.wallets.insert(id, wallet).is_none() {
             self.0.wallet_count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Rows for BooksWriter<'_> {
+    fn change_wallet<T>(&mut self, id: WalletId, change: impl FnOnce(&mut Wallet) -> T) -> T {
+        let mut shard = self.0.write(shard_of_wallet(id));
+        let row = shard.wallets.entry(id).or_insert_with(|| {
+            self.0.wallet_count.fetch_add(1, Ordering::Relaxed);
+            Wallet::default()
+        });
+        change(row)
     }
 
     fn put_amended(&mut self, created: Sequence, amended: Amended) {
