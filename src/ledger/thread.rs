@@ -12,7 +12,7 @@ use super::time::LedgerTime;
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
 use crate::journal::{Entry, Journal};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::tasks::Supervisor;
 use crate::types::TimestampMs;
 use crossbeam_channel::RecvTimeoutError;
@@ -67,6 +67,7 @@ impl LedgerThread {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Next::Drained,
         };
+        let begun_at = self.clock.monotonic();
         let now = self.now();
         let mut entries = Vec::new();
         let mut answers = Answers::new();
@@ -104,6 +105,10 @@ impl LedgerThread {
                 && group_bytes < self.config.group_bytes_max;
             message = has_room.then(|| self.inbox.rx.try_recv().ok()).flatten();
         }
+        if !entries.is_empty() {
+            let decided = self.clock.monotonic().saturating_sub(begun_at);
+            self.metrics.observe_stage(Stage::Decide, decided);
+        }
         if !entries.is_empty() && !self.commit(entries) {
             next = Next::Failed;
             for (_, answer) in &mut answers {
@@ -136,6 +141,7 @@ impl LedgerThread {
                     timing.write,
                     timing.sync,
                 );
+                self.metrics.observe_stage(Stage::Encode, timing.encode);
                 if let Some(took) = self.journal.take_rotation() {
                     self.metrics.observe_rotation(took);
                 }
