@@ -1,4 +1,4 @@
-//! What the ledger thread does for a group: deciding and applying it, and making it durable.
+//! What the ledger thread does for a group: deciding and applying it among few and many wallets, and making it durable.
 //!
 //! `cargo bench --bench ledger`. The commits stand beside the cheapest thing that is as durable: the same number of
 //! bytes appended to a plain file, with one `fdatasync` a group. Both write below the target folder, since a temporary
@@ -28,8 +28,8 @@ const DECIDED_GROUP: usize = 64;
 const GROUPS: usize = 4_096;
 const WALLETS: u64 = 1_000;
 
-fn decide_apply(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("decide_apply");
+fn decide(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(DECIDED_GROUP as u64));
     for wallets in [1_000, 100_000, 1_000_000] {
         let mut rulebook = Rulebook::new(b"0123456789abcdef", wallets, NOW, drop);
@@ -129,5 +129,5 @@ fn commit(criterion: &mut Criterion) {
     benches.finish();
 }
 
-criterion_group!(benches, decide_apply, commit);
+criterion_group!(benches, decide, commit);
 criterion_main!(benches);

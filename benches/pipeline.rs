@@ -1,4 +1,5 @@
-//! What Kafka costs: making an event's JSON, finding its partition, and shipping a journal that waits.
+//! What Kafka costs: finding an event's partition, and producing: shipping a journal that waits (making the events' JSON
+//! alone is `event` in `stages`).
 //!
 //! `cargo bench --bench pipeline`. The brokers are librdkafka's mock cluster, in this process and without a disk: good
 //! to see the pipeline's own cost. `KAFKA_BROKERS=host:port cargo bench --bench pipeline` ships to real ones.
@@ -18,12 +19,11 @@ mod delivery;
 #[path = "../tests/it/support/kafka.rs"]
 mod kafka;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use criterion::{Criterion, Throughput, criterion_group};
 use echopay::clock::{SharedClock, SystemClock};
-use echopay::event::EventEncoder;
 use echopay::ids::IdCipher;
 use echopay::journal::entry::{ChainLink, Leg, Movement};
-use echopay::journal::{self, Body, Entry, Journal, JournalIdentity, OpenOptions};
+use echopay::journal::{self, Body, Entry, Journal, OpenOptions};
 use echopay::metrics::Metrics;
 use echopay::pipeline::{self, PipelineState, Sources, partition_of};
 use echopay::tasks::Supervisor;
@@ -67,35 +67,6 @@ fn transfer(first: Sequence, at: TimestampMs, ids: &IdCipher, metadata: Option<&
     }
 }
 
-fn encode(c: &mut Criterion) {
-    let ids = IdCipher::new(b"0123456789abcdef");
-    let identity = JournalIdentity {
-        journal_id: Uuid::from_u128(7),
-        epoch: 1,
-    };
-    let at = TimestampMs::new(1_795_387_017_045);
-    let mut group = c.benchmark_group("encode");
-    group.throughput(Throughput::Elements(EVENTS_A_TRANSFER));
-    for (name, metadata) in [
-        ("none", None),
-        ("small", Some(r#"{"invoice":"2026-11-0042"}"#)),
-    ] {
-        let entry = transfer(Sequence::new(1_000_001), at, &ids, metadata);
-        let mut encoder = EventEncoder::new(identity, ids.clone(), Currencies::default());
-        let mut out = Vec::new();
-        group.bench_function(BenchmarkId::new("transfer/metadata", name), |b| {
-            b.iter(|| {
-                for event in black_box(&entry).events() {
-                    out.clear();
-                    encoder.encode(&event, &mut out);
-                    black_box(&out);
-                }
-            });
-        });
-    }
-    group.finish();
-}
-
 fn partition(c: &mut Criterion) {
     let key = Uuid::from_u128(42).to_string();
     let mut group = c.benchmark_group("partition");
@@ -134,7 +105,7 @@ fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -
 }
 
 /// From "connected" until the last event is acknowledged: reading back, encoding, producing, acknowledging.
-fn catch_up(c: &mut Criterion) {
+fn produce(c: &mut Criterion) {
     let clock: SharedClock = Arc::new(SystemClock::new());
     let supervisor = Supervisor::new();
     let dir = TempDir::new().unwrap();
@@ -180,7 +151,7 @@ fn catch_up(c: &mut Criterion) {
         assert!(stopper.stop(Duration::from_secs(10)));
         took
     };
-    let mut group = c.benchmark_group("catch_up");
+    let mut group = c.benchmark_group("produce");
     group.sample_size(10);
     group.throughput(Throughput::Elements(TRANSFERS_WAITING * EVENTS_A_TRANSFER));
     let to = if real_brokers().is_some() {
@@ -206,7 +177,7 @@ fn real_brokers() -> Option<String> {
         .filter(|brokers| !brokers.is_empty())
 }
 
-criterion_group!(benches, encode, partition, catch_up);
+criterion_group!(benches, partition, produce);
 
 fn main() {
     if std::env::args().any(|argument| argument == "delivery") {

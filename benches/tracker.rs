@@ -1,4 +1,5 @@
-//! Fan-out of the tracker alone: one transfer (two updates) handed to its subscribers, until their queues are empty again.
+//! Matching and enqueueing of the tracker among few and many subscriptions: one transfer (two updates) handed to its
+//! subscribers, until their queues are empty again. What a step of it costs is in `stages`.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
@@ -79,8 +80,8 @@ fn drain(subscriber: &Subscriber, items: &mut Vec<Item>) -> usize {
     items.len()
 }
 
-fn fan_out(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("tracker/fan_out/matching=10");
+fn enqueue(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("enqueue/matching=10");
     group.throughput(Throughput::Elements(MATCHING * UPDATES));
     for all in [10, 1_000, 100_000] {
         let (mut dispatcher, matching, others) = subscribers(all);
@@ -104,5 +105,5 @@ fn fan_out(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, fan_out);
+criterion_group!(benches, enqueue);
 criterion_main!(benches);

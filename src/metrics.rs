@@ -37,6 +37,32 @@ const COUNT_BUCKETS: [f64; 13] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
 ];
 
+/// First and number of the buckets for stages, in seconds: from 1 µs to 32 ms, each twice the one before.
+const STAGE_BUCKET_FIRST: f64 = 0.000_001;
+const STAGE_BUCKETS: u16 = 16;
+
+/// A step of the hot path that is timed once a group. The names are those of the benches: `docs/METRICS.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// The ledger's rules, for all commands of a group.
+    Decide,
+    /// A group's entries to pages.
+    Encode,
+    /// A group's entries to the subscribers who want to hear of them.
+    Match,
+}
+
+impl Stage {
+    /// The value of the label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Decide => "decide",
+            Self::Encode => "encode",
+            Self::Match => "match",
+        }
+    }
+}
+
 /// Counts and times; cheap to clone, usable from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -59,6 +85,7 @@ struct Shared {
     commit_longest_seconds: Gauge<f64, AtomicU64>,
     commit_write_seconds: Histogram,
     commit_sync_seconds: Histogram,
+    stage_seconds: Family<StageLabels, Histogram, fn() -> Histogram>,
     ledger_busy: Counter,
     ledger_refusals: Family<RefusalLabels, Counter>,
     checkpoint_rounds: Counter,
@@ -90,6 +117,11 @@ struct RefusalLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CloseLabels {
     code: u16,
 }
@@ -110,6 +142,10 @@ fn commit_histogram() -> Histogram {
         step,
         COMMIT_BUCKETS,
     ))
+}
+
+fn stage_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(STAGE_BUCKET_FIRST, 2.0, STAGE_BUCKETS))
 }
 
 fn count_histogram() -> Histogram {
@@ -133,6 +169,7 @@ impl Default for Shared {
             commit_longest_seconds: Gauge::default(),
             commit_write_seconds: latency_histogram(),
             commit_sync_seconds: latency_histogram(),
+            stage_seconds: Family::new_with_constructor(stage_histogram),
             ledger_busy: Counter::default(),
             ledger_refusals: Family::default(),
             checkpoint_rounds: Counter::default(),
@@ -224,6 +261,12 @@ impl Shared {
             "Time to sync a group to the disk",
             seconds.clone(),
             self.commit_sync_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "stage_duration",
+            "Time of a group in a stage",
+            seconds.clone(),
+            self.stage_seconds.clone(),
         );
         registry.register(
             "ledger_busy",
@@ -342,6 +385,15 @@ impl Metrics {
             .commit_write_seconds
             .observe(write.as_secs_f64());
         self.shared.commit_sync_seconds.observe(sync.as_secs_f64());
+    }
+
+    /// A group went through a stage.
+    pub fn observe_stage(&self, stage: Stage, took: Duration) {
+        let stage = stage.as_str();
+        self.shared
+            .stage_seconds
+            .get_or_create(&StageLabels { stage })
+            .observe(took.as_secs_f64());
     }
 
     /// The ledger refused a command because its queue was full.
@@ -655,6 +707,7 @@ mod tests {
         metrics.observe_http_connection_opened();
         metrics.observe_commit(3, 12, 900, 700, MS, 2 * MS);
         metrics.observe_commit(1, 4, 100, 80, MS, MS);
+        metrics.observe_stage(Stage::Encode, MS);
         metrics.observe_ledger_busy();
         metrics.observe_ledger_refusal("INSUFFICIENT_FUNDS");
         metrics.observe_checkpoint_round(MS, 4096);
@@ -689,6 +742,7 @@ mod tests {
             "echopay_commit_longest_seconds 0.003",
             "echopay_commit_entries_sum 4.0",
             "echopay_commit_sync_seconds_count 2",
+            r#"echopay_stage_duration_seconds_count{stage="encode"} 1"#,
             r#"echopay_ledger_refusals_total{code="INSUFFICIENT_FUNDS"} 1"#,
             r#"echopay_ws_closes_total{code="4008"} 1"#,
             "echopay_durable_sequence 12",

@@ -108,15 +108,20 @@ pub fn write_full(out: &mut Vec<u8>, amount_minor: i128, exponent: u8) {
         out.push(b'-');
     }
     let magnitude = amount_minor.unsigned_abs();
-    let unit = u128::from(power_of_ten(exponent));
+    let unit = power_of_ten(exponent);
     let mut digits = itoa::Buffer::new();
-    match u64::try_from(magnitude / unit) {
-        Ok(whole) => out.extend_from_slice(digits.format(whole).as_bytes()),
-        Err(_) => out.extend_from_slice(digits.format(magnitude / unit).as_bytes()),
-    }
+    // Why apart: nearly every amount fits, and 128 bits are divided and written by a routine several times as long.
+    let fraction = if let Ok(magnitude) = u64::try_from(magnitude) {
+        out.extend_from_slice(digits.format(magnitude / unit).as_bytes());
+        magnitude % unit
+    } else {
+        out.extend_from_slice(digits.format(magnitude / u128::from(unit)).as_bytes());
+        // Invariant: below `unit`, which has 64 bits.
+        u64::try_from(magnitude % u128::from(unit)).unwrap_or_default()
+    };
     if exponent > 0 {
         out.push(b'.');
-        let fraction = digits.format(magnitude % unit).as_bytes();
+        let fraction = digits.format(fraction).as_bytes();
         out.extend(std::iter::repeat_n(
             b'0',
             usize::from(exponent).saturating_sub(fraction.len()),

@@ -1,12 +1,20 @@
-//! What `benches/http.rs` measures: the parsing and writing of the hot path, without sockets.
+//! What the benches measure of HTTP: the hot path's routing, parsing and writing, without sockets. No part of the API.
 
-use super::answer::{write_array, write_receipt};
+use super::answer::{Body, write_array, write_receipt};
 use super::config::Config;
 use super::json::{read_batch, read_object};
 use super::parse::{self, Rules, TRANSFER_FIELDS};
+use super::router::Resource;
+use super::transactions;
 use crate::event::TimestampText;
-use crate::ledger::{MovementRequest, Receipt};
+use crate::ledger::{MovementRequest, Receipt, Reply};
 use crate::types::Currencies;
+use hyper::Response;
+
+/// The pattern of the resource at `path`; `None` where there is nothing.
+pub fn route(path: &str) -> Option<&'static str> {
+    Resource::at(path).map(Resource::pattern)
+}
 
 /// Reads the body of a single `POST`; `None` when it is refused.
 pub fn parse_transfer(
@@ -35,6 +43,11 @@ pub fn parse_batch(
     })
     .ok()?;
     all_valid.then_some(items)
+}
+
+/// The whole answer to a single `POST` that led to `receipt`.
+pub fn answer(receipt: Receipt) -> Option<Response<Body>> {
+    transactions::created(&Reply::Transaction(receipt)).ok()
 }
 
 /// Appends the answers to a batch.

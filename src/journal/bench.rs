@@ -1,4 +1,4 @@
-//! The codec as `benches/codec.rs` drives it: no part of the API.
+//! The codec as the benches drive it: no part of the API.
 
 use super::codec::{Encoder, Entries};
 use super::page::{NO_PAGE, Page};

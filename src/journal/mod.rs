@@ -190,6 +190,8 @@ pub struct Verified {
 pub struct CommitTiming {
     /// Encoding, hashing and handing the pages to the store.
     pub write: Duration,
+    /// Encoding and hashing alone.
+    pub encode: Duration,
     /// Until they were durable. A large group is synced in several parts.
     pub sync: Duration,
     /// Pages written.

@@ -275,6 +275,7 @@ impl Journal {
             .encoder
             .encode(identity, &shared.cipher, entries, first, self.head_hash)
             .map_err(|error| StoreFault::new("encode", error))?;
+        let encode = shared.clock.monotonic().saturating_sub(begun_at);
         let last = entries.last().map_or(first, Entry::last);
         self.volumes.rotate_if_due(first, self.head_hash);
         shared.sync_begins();
@@ -305,6 +306,7 @@ impl Journal {
         self.head_hash = head_hash;
         self.timing = CommitTiming {
             write: took.saturating_sub(sync),
+            encode,
             sync,
             pages,
             size_bytes,

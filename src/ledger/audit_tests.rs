@@ -557,12 +557,12 @@ fn every_kind_of_row_that_differs_in_the_checkpoint_is_found() {
     let entries = whole();
     let changes: [(&str, ChangeRow); 6] = [
         ("wallet", |rows| {
-            let mut row = rows.wallet(wallet(3)).unwrap();
+            let mut row = rows.0.wallet(wallet(3)).unwrap();
             row.ordinal += 1;
             rows.put_wallet(wallet(3), row);
         }),
         ("wallet", |rows| {
-            let row = rows.wallet(wallet(3)).unwrap();
+            let row = rows.0.wallet(wallet(3)).unwrap();
             rows.put_wallet(wallet(77), row);
         }),
         ("hold", |rows| {

@@ -1,4 +1,4 @@
-//! The rules and the books as `benches/ledger.rs` drives them, without thread or disk: no part of the API.
+//! The rules and the books as the benches drive them, without thread or disk: no part of the API.
 
 use super::books::Books;
 use super::state::{Rules, State};

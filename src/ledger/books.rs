@@ -11,24 +11,11 @@ use crate::types::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Number of shards. Part of the checkpoint's format: a row's shard follows from its key.
 pub(super) const SHARDS: usize = 4_096;
-
-/// One currency's money.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Total {
-    /// Which currency.
-    pub currency: Currency,
-    /// In all wallets but the issuer's, in minor units.
-    pub circulating_minor: i128,
-    /// Under hold, in minor units.
-    pub held_minor: i128,
-    /// Sum over all wallets, the issuer's too: zero.
-    pub sum_minor: i128,
-}
 
 /// One account of a wallet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +42,12 @@ pub(super) enum Accounts {
     Many(Vec<Account>),
 }
 
+impl Default for Accounts {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
 impl Accounts {
     pub(super) fn as_slice(&self) -> &[Account] {
         match self {
@@ -72,6 +65,7 @@ impl Accounts {
 
     fn push(&mut self, account: Account) {
         match self {
+            Self::Many(accounts) if accounts.is_empty() => *self = Self::One(account),
             Self::One(first) => *self = Self::Many(vec![*first, account]),
             Self::Many(accounts) => accounts.push(account),
         }
@@ -79,7 +73,7 @@ impl Accounts {
 }
 
 /// A wallet: its accounts, and the head of its chain of entries.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Wallet {
     /// Number of entries in the chain.
     pub(super) ordinal: u64,
@@ -123,20 +117,8 @@ pub(super) struct Amended {
 
 /// Rows that an entry is applied to: the durable books at replay, the group in hand before it is durable.
 pub(super) trait Rows {
-    fn wallet(&self, id: WalletId) -> Option<Wallet>;
-    fn put_wallet(&mut self, id: WalletId, wallet: Wallet);
-    /// Changes a wallet; the one that `make` gives, where there is none.
-    fn change_wallet<T>(
-        &mut self,
-        id: WalletId,
-        make: impl FnOnce() -> Wallet,
-        change: impl FnOnce(&mut Wallet) -> T,
-    ) -> T {
-        let mut wallet = self.wallet(id).unwrap_or_else(make);
-        let changed = change(&mut wallet);
-        self.put_wallet(id, wallet);
-        changed
-    }
+    /// Changes the wallet's row where it lies; an unknown wallet begins as one without accounts.
+    fn change_wallet<T>(&mut self, id: WalletId, change: impl FnOnce(&mut Wallet) -> T) -> T;
     fn put_amended(&mut self, created: Sequence, amended: Amended);
     fn put_hold(&mut self, created: Sequence, hold: Hold);
     fn remove_hold(&mut self, created: Sequence);
@@ -226,36 +208,24 @@ fn apply_leg(rows: &mut impl Rows, entry: &Entry, leg: &Leg, currency: Currency)
         overdraft_limit,
         updated_at: entry.at,
     };
-    let empty = Account {
-        balance: MinorUnits::ZERO,
-        ..fresh
-    };
-    let make = || Wallet {
-        ordinal: 0,
-        head: Sequence::ORIGIN,
-        skip: Sequence::ORIGIN,
-        accounts: Accounts::One(empty),
-    };
-    let before = rows.change_wallet(leg.wallet, make, |wallet| {
-        let mut before = MinorUnits::ZERO;
-        let mut accounts = wallet.accounts.as_mut_slice().iter_mut();
-        match accounts.find(|account| account.currency == currency) {
-            Some(account) => {
-                before = account.balance;
-                account.balance = leg.balance_after;
-                account.held = leg.held_after;
-                account.updated_at = entry.at;
-            }
-            None => wallet.accounts.push(fresh),
-        }
+    rows.change_wallet(leg.wallet, |wallet| {
         wallet.ordinal = leg.link.ordinal;
         wallet.head = entry.first;
         if leg.link.ordinal.is_multiple_of(SKIP_EVERY) {
             wallet.skip = entry.first;
         }
-        before
-    });
-    i128::from(leg.balance_after.get()) - i128::from(before.get())
+        let mut accounts = wallet.accounts.as_mut_slice().iter_mut();
+        let known = accounts.find(|account| account.currency == currency);
+        let before = if let Some(account) = known {
+            account.held = leg.held_after;
+            account.updated_at = entry.at;
+            std::mem::replace(&mut account.balance, leg.balance_after)
+        } else {
+            wallet.accounts.push(fresh);
+            MinorUnits::ZERO
+        };
+        i128::from(leg.balance_after.get()) - i128::from(before.get())
+    })
 }
 
 fn apply_amendment(
@@ -411,30 +381,28 @@ impl Books {
         self.slot(index).dirty.store(true, Ordering::Release);
     }
 
-    /// The money of each currency that was used: the sum of its balances is zero, or money was made or lost (I3).
-    pub(super) fn totals(&self) -> Vec<Total> {
-        let mut totals: BTreeMap<Currency, Total> = BTreeMap::new();
+    /// Σ balances per currency over all wallets, issuers included: zero each, or money was made or lost (I3).
+    pub(super) fn totals(&self) -> Vec<(Currency, i128)> {
+        let mut totals: Vec<(Currency, i128)> = Vec::new();
         for slot in &self.slots {
             let shard = slot.shard.read();
-            for (id, wallet) in &shard.wallets {
-                for account in wallet.accounts.as_slice() {
-                    let currency = account.currency;
-                    let total = totals.entry(currency).or_insert(Total {
-                        currency,
-                        circulating_minor: 0,
-                        held_minor: 0,
-                        sum_minor: 0,
-                    });
-                    let balance_minor = i128::from(account.balance.get());
-                    total.sum_minor += balance_minor;
-                    total.held_minor += i128::from(account.held.get());
-                    if !id.is_issuer() {
-                        total.circulating_minor += balance_minor;
-                    }
+            let accounts = shard
+                .wallets
+                .values()
+                .flat_map(|wallet| wallet.accounts.as_slice());
+            for account in accounts {
+                let balance = i128::from(account.balance.get());
+                match totals
+                    .iter_mut()
+                    .find(|(currency, _)| *currency == account.currency)
+                {
+                    Some((_, total)) => *total += balance,
+                    None => totals.push((account.currency, balance)),
                 }
             }
         }
-        totals.into_values().collect()
+        totals.sort_unstable_by_key(|(currency, _)| *currency);
+        totals
     }
 
     /// First sequence of the newest entry that any row knows of. Why not the wallets' rows alone, which every entry
@@ -508,35 +476,24 @@ pub(super) struct WronglyHeld {
 #[derive(Debug)]
 pub(super) struct BooksWriter<'b>(pub(super) &'b Books);
 
-impl Rows for BooksWriter<'_> {
-    fn wallet(&self, id: WalletId) -> Option<Wallet> {
-        self.0.wallet(id)
-    }
-
-    fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
-        if self
-            .0
-            .write(shard_of_wallet(id))
-            .wallets
-            .insert(id, wallet)
-            .is_none()
-        {
+impl BooksWriter<'_> {
+    /// Puts a row in place of what is there.
+    pub(super) fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
+        let mut shard = self.0.write(shard_of_wallet(id));
+        if shard.wallets.insert(id, wallet).is_none() {
             self.0.wallet_count.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
 
-    /// One lock and one look-up instead of two: a start does little else.
-    fn change_wallet<T>(
-        &mut self,
-        id: WalletId,
-        make: impl FnOnce() -> Wallet,
-        change: impl FnOnce(&mut Wallet) -> T,
-    ) -> T {
+impl Rows for BooksWriter<'_> {
+    fn change_wallet<T>(&mut self, id: WalletId, change: impl FnOnce(&mut Wallet) -> T) -> T {
         let mut shard = self.0.write(shard_of_wallet(id));
-        change(shard.wallets.entry(id).or_insert_with(|| {
+        let row = shard.wallets.entry(id).or_insert_with(|| {
             self.0.wallet_count.fetch_add(1, Ordering::Relaxed);
-            make()
-        }))
+            Wallet::default()
+        });
+        change(row)
     }
 
     fn put_amended(&mut self, created: Sequence, amended: Amended) {

@@ -464,7 +464,7 @@ async fn books_that_cannot_be_are_refused() {
     let start = |change: fn(&mut BooksWriter<'_>)| Rig::start(dir.path(), &clock, change);
 
     let ahead = start(|rows| {
-        let mut row = rows.wallet(wallet(0)).unwrap();
+        let mut row = rows.0.wallet(wallet(0)).unwrap();
         row.head = Sequence::new(99);
         rows.put_wallet(wallet(0), row);
     });
@@ -493,7 +493,7 @@ async fn books_that_cannot_be_are_refused() {
     assert!(is_refused(hold_ahead, 98));
 
     let held_by_nothing = start(|rows| {
-        let mut row = rows.wallet(wallet(0)).unwrap();
+        let mut row = rows.0.wallet(wallet(0)).unwrap();
         row.accounts = Accounts::One(Account {
             held: MinorUnits::new(5),
             ..row.accounts.as_slice()[0]

@@ -20,6 +20,7 @@ use crate::types::{
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry as RowEntry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub(super) struct State {
     expiry: BTreeSet<(TimestampMs, Sequence)>,
 }
 
-/// Rows that the group in hand has changed.
+/// Rows that the group in hand has changed, and wallets that it has read.
 #[derive(Debug, Default)]
 struct Overlay {
     wallets: HashMap<WalletId, Wallet, RandomState>,
@@ -81,13 +82,21 @@ struct Layered<'s> {
 }
 
 impl Rows for Layered<'_> {
-    fn wallet(&self, id: WalletId) -> Option<Wallet> {
-        self.overlay.wallet_over(self.books, id)
-    }
-
-    fn put_wallet(&mut self, id: WalletId, wallet: Wallet) {
-        let before = self.overlay.wallets.insert(id, wallet);
+    fn change_wallet<T>(&mut self, id: WalletId, change: impl FnOnce(&mut Wallet) -> T) -> T {
+        let Overlay { wallets, undo, .. } = &mut *self.overlay;
+        let (row, before) = match wallets.entry(id) {
+            RowEntry::Occupied(occupied) => {
+                let before = undo.is_some().then(|| occupied.get().clone());
+                (occupied.into_mut(), before)
+            }
+            RowEntry::Vacant(vacant) => {
+                let row = self.books.wallet(id).unwrap_or_default();
+                (vacant.insert(row), None)
+            }
+        };
+        let changed = change(row);
         self.overlay.note(|| Undo::Wallet(id, before));
+        changed
     }
 
     fn put_amended(&mut self, created: Sequence, amended: Amended) {
@@ -109,10 +118,21 @@ impl Rows for Layered<'_> {
 }
 
 impl Overlay {
-    /// The wallet as the group in hand leaves it: changed here, or as it stands in the books.
-    fn wallet_over(&self, books: &Books, id: WalletId) -> Option<Wallet> {
-        let here = self.wallets.get(&id).cloned();
-        here.or_else(|| books.wallet(id))
+    /// The wallet as the group in hand leaves it. A row that is read is kept, since what is read is nearly always
+    /// changed next; one that was only read goes back into the books as it was.
+    fn wallet_over(&mut self, books: &Books, id: WalletId) -> Option<&Wallet> {
+        match self.wallets.entry(id) {
+            RowEntry::Occupied(occupied) => Some(occupied.into_mut()),
+            RowEntry::Vacant(vacant) => books.wallet(id).map(|row| &*vacant.insert(row)),
+        }
+    }
+
+    /// To be called while the group has no entry: all rows here were only read then. Without it, commands that record
+    /// nothing would gather rows for as long as no other comes.
+    fn forget_reads(&mut self) {
+        if !self.wallets.is_empty() {
+            self.wallets.clear();
+        }
     }
 
     fn note(&mut self, undo: impl FnOnce() -> Undo) {
@@ -203,6 +223,9 @@ impl State {
         now: TimestampMs,
         out: &mut Vec<Entry>,
     ) -> Result<Reply, SubmitError> {
+        if out.is_empty() {
+            self.overlay.forget_reads();
+        }
         match command {
             Command::Transfer(request) => Ok(Reply::Transaction(self.transfer(request, now, out)?)),
             Command::Issue(mut request) => {
@@ -331,8 +354,8 @@ impl State {
     ) -> Result<Receipt, NotMoved> {
         self.open_on_sight(request.from, request.currency, now, out);
         self.open_on_sight(request.to, request.currency, now, out);
-        let (body, status) = self.decide_movement(request, Kind::Transfer, now)?;
-        Ok(self.record_creation(body, status, now, out))
+        let decided = self.decide_movement(request, Kind::Transfer, now)?;
+        Ok(self.record_creation(decided, now, out))
     }
 
     /// Records what a movement leads to, a failed transaction included.
@@ -344,7 +367,7 @@ impl State {
         out: &mut Vec<Entry>,
     ) -> Result<Receipt, Refused> {
         match self.decide_movement(request, kind, now) {
-            Ok((body, status)) => Ok(self.record_creation(body, status, now, out)),
+            Ok(decided) => Ok(self.record_creation(decided, now, out)),
             Err(NotMoved {
                 refusal,
                 failed: None,
@@ -369,11 +392,11 @@ impl State {
     /// Checks, in this order: payer known, receiver known, room for a hold, funds, range of the receiver's balance
     /// and of the payer's. The last three leave a failed transaction.
     fn decide_movement(
-        &self,
+        &mut self,
         request: MovementRequest,
         kind: Kind,
         now: TimestampMs,
-    ) -> Result<(Body, Status), NotMoved> {
+    ) -> Result<Creation, NotMoved> {
         let MovementRequest {
             from,
             to,
@@ -382,17 +405,16 @@ impl State {
             metadata,
             hold,
         } = request;
-        let payer = self.known(from).map_err(NotMoved::plain)?;
-        let receiver = self.known(to).map_err(NotMoved::plain)?;
+        let payer = self.known(from, currency).map_err(NotMoved::plain)?;
+        let receiver = self.known(to, currency).map_err(NotMoved::plain)?;
         if hold.is_some() && self.open_holds() >= self.rules.open_holds_max {
             return Err(NotMoved::plain(Refusal::TooManyHolds));
         }
-        let payer_account = account_or_zero(payer.as_ref(), currency);
-        let receiver_account = account_or_zero(receiver.as_ref(), currency);
+        let (payer_account, receiver_account) = (payer.account, receiver.account);
         let movement = |balances: [MinorUnits; 2], held: MinorUnits, metadata| Movement {
             transaction: self.ids.transaction_id(self.next, now),
-            from: leg(from, payer.as_ref(), balances[0], held),
-            to: leg(to, receiver.as_ref(), balances[1], receiver_account.held),
+            from: payer.leg(balances[0], held),
+            to: receiver.leg(balances[1], receiver_account.held),
             currency,
             amount,
             metadata,
@@ -422,40 +444,41 @@ impl State {
             (Ok((_, held)), Some(spec)) => {
                 let movement = movement(unchanged, held, metadata);
                 let expires_at = now.plus(spec.expires_in_ms);
-                Ok((
-                    Body::HoldPlaced(HoldPlaced {
+                Ok(Creation {
+                    transaction: movement.transaction,
+                    status: Status::Pending,
+                    body: Body::HoldPlaced(HoldPlaced {
                         movement,
                         expires_at,
                     }),
-                    Status::Pending,
-                ))
+                })
             }
             (Ok((balances, _)), None) => {
                 let movement = movement(balances, payer_account.held, metadata);
-                let body = match kind {
-                    Kind::Transfer => Body::Transfer(movement),
-                    Kind::Issuance => Body::Issuance(movement),
-                    Kind::Redemption => Body::Redemption(movement),
-                };
-                Ok((body, Status::Completed))
+                Ok(Creation {
+                    transaction: movement.transaction,
+                    status: Status::Completed,
+                    body: match kind {
+                        Kind::Transfer => Body::Transfer(movement),
+                        Kind::Issuance => Body::Issuance(movement),
+                        Kind::Redemption => Body::Redemption(movement),
+                    },
+                })
             }
         }
     }
 
-    fn decide_opening(&self, request: OpenWallet) -> Result<Body, Refusal> {
+    fn decide_opening(&mut self, request: OpenWallet) -> Result<Body, Refusal> {
         let OpenWallet {
             wallet: id,
             currency,
             overdraft_limit,
         } = request;
         let wallet = self.wallet(id);
-        if wallet
-            .as_ref()
-            .is_some_and(|wallet| wallet.account(currency).is_some())
-        {
+        if wallet.is_some_and(|wallet| wallet.account(currency).is_some()) {
             return Err(Refusal::WalletExists(id));
         }
-        let leg = leg(id, wallet.as_ref(), MinorUnits::ZERO, MinorUnits::ZERO);
+        let leg = Standing::of(id, wallet, currency).leg(MinorUnits::ZERO, MinorUnits::ZERO);
         Ok(Body::WalletOpened(WalletOpened {
             leg,
             currency,
@@ -465,7 +488,7 @@ impl State {
 
     /// Checks, in this order: unchanged since it was read, the status allows it, room in the audit trail, funds,
     /// range. Nothing is journaled when one fails.
-    fn decide_amendment(&self, command: AmendCommand) -> Result<Body, SubmitError> {
+    fn decide_amendment(&mut self, command: AmendCommand) -> Result<Body, SubmitError> {
         let AmendCommand {
             record,
             change,
@@ -500,27 +523,15 @@ impl State {
                 .map_err(not_journaled)?;
             return Ok(Body::HoldCaptured(amendment));
         }
-        let payer = self.wallet(record.from);
-        let receiver = self.wallet(record.to);
-        let payer_account = account_or_zero(payer.as_ref(), record.currency);
-        let receiver_account = account_or_zero(receiver.as_ref(), record.currency);
+        let payer = self.standing(record.from, record.currency);
+        let receiver = self.standing(record.to, record.currency);
         let mut amendment = Amendment {
             transaction: record.id,
             created: record.created,
             previous_amendment: record.last_amendment,
             ordinal: entries.saturating_add(1),
-            from: leg(
-                record.from,
-                payer.as_ref(),
-                payer_account.balance,
-                payer_account.held,
-            ),
-            to: leg(
-                record.to,
-                receiver.as_ref(),
-                receiver_account.balance,
-                receiver_account.held,
-            ),
+            from: payer.leg(payer.account.balance, payer.account.held),
+            to: receiver.leg(receiver.account.balance, receiver.account.held),
             currency: record.currency,
             amount: record.amount,
             fraud_score: record.fraud_score,
@@ -534,7 +545,7 @@ impl State {
                 new_score,
             }));
         }
-        if receiver_account.available_minor() < i128::from(record.amount.get()) {
+        if receiver.account.available_minor() < i128::from(record.amount.get()) {
             return Err(not_journaled(Refusal::InsufficientFunds));
         }
         move_money(&mut amendment.to, &mut amendment.from, record.amount).map_err(not_journaled)?;
@@ -543,18 +554,16 @@ impl State {
 
     /// An amendment that ends the hold: no longer held, not yet moved.
     fn hold_amendment(
-        &self,
+        &mut self,
         created: Sequence,
         hold: &Hold,
         user_id: Option<Box<str>>,
         details: Option<Box<str>>,
     ) -> Amendment {
         let row = self.amended(created);
-        let payer = self.wallet(hold.from);
-        let receiver = self.wallet(hold.to);
-        let payer_account = account_or_zero(payer.as_ref(), hold.currency);
-        let receiver_account = account_or_zero(receiver.as_ref(), hold.currency);
-        let held_minor = payer_account.held.get().saturating_sub(hold.amount.get());
+        let payer = self.standing(hold.from, hold.currency);
+        let receiver = self.standing(hold.to, hold.currency);
+        let held_minor = payer.account.held.get().saturating_sub(hold.amount.get());
         assert!(
             held_minor >= 0,
             "the holds of wallet {} add up to less than one of them",
@@ -565,18 +574,8 @@ impl State {
             created,
             previous_amendment: row.map_or(Sequence::ORIGIN, |row| row.last),
             ordinal: row.map_or(1, |row| row.ordinal.saturating_add(1)),
-            from: leg(
-                hold.from,
-                payer.as_ref(),
-                payer_account.balance,
-                MinorUnits::new(held_minor),
-            ),
-            to: leg(
-                hold.to,
-                receiver.as_ref(),
-                receiver_account.balance,
-                receiver_account.held,
-            ),
+            from: payer.leg(payer.account.balance, MinorUnits::new(held_minor)),
+            to: receiver.leg(receiver.account.balance, receiver.account.held),
             currency: hold.currency,
             amount: hold.amount,
             fraud_score: row.map_or(FraudScore::ZERO, |row| row.fraud_score),
@@ -626,13 +625,16 @@ impl State {
 
     fn record_creation(
         &mut self,
-        body: Body,
-        status: Status,
+        decided: Creation,
         at: TimestampMs,
         out: &mut Vec<Entry>,
     ) -> Receipt {
+        let Creation {
+            body,
+            transaction,
+            status,
+        } = decided;
         let first_sequence = self.next;
-        let transaction: TransactionId = self.ids.transaction_id(first_sequence, at);
         let sequence = self.record(body, at, out);
         Receipt {
             transaction,
@@ -689,15 +691,19 @@ impl State {
         last
     }
 
-    /// The wallet, or that it is unknown. Issuers need not be opened.
-    fn known(&self, id: WalletId) -> Result<Option<Wallet>, Refusal> {
+    /// How the wallet stands, or that it is unknown. Issuers need not be opened.
+    fn known(&mut self, id: WalletId, currency: Currency) -> Result<Standing, Refusal> {
         match self.wallet(id) {
             None if !id.is_issuer() => Err(Refusal::WalletNotFound(id)),
-            wallet => Ok(wallet),
+            wallet => Ok(Standing::of(id, wallet, currency)),
         }
     }
 
-    fn wallet(&self, id: WalletId) -> Option<Wallet> {
+    fn standing(&mut self, id: WalletId, currency: Currency) -> Standing {
+        Standing::of(id, self.wallet(id), currency)
+    }
+
+    fn wallet(&mut self, id: WalletId) -> Option<&Wallet> {
         self.overlay.wallet_over(&self.books, id)
     }
 
@@ -718,6 +724,13 @@ impl State {
         let open = self.books.open_holds_count() + self.overlay.holds_opened;
         open.saturating_sub(self.overlay.holds_closed)
     }
+}
+
+/// A transaction that was decided and is not recorded yet.
+struct Creation {
+    body: Body,
+    transaction: TransactionId,
+    status: Status,
 }
 
 /// Why a movement was refused, and the failed transaction that it leaves, if it leaves one.
@@ -749,48 +762,55 @@ fn not_journaled(refusal: Refusal) -> SubmitError {
     })
 }
 
-/// A wallet that has no account in `currency` has nothing in it.
-fn account_or_zero(wallet: Option<&Wallet>, currency: Currency) -> Account {
-    wallet
-        .and_then(|wallet| wallet.account(currency))
-        .copied()
-        .unwrap_or(Account {
-            currency,
-            balance: MinorUnits::ZERO,
-            held: MinorUnits::ZERO,
-            overdraft_limit: MinorUnits::ZERO,
-            updated_at: TimestampMs::default(),
-        })
+/// What a decision needs of a wallet: one of its accounts, and its chain's next link.
+#[derive(Clone, Copy)]
+struct Standing {
+    wallet: WalletId,
+    account: Account,
+    link: ChainLink,
 }
 
-/// The wallet's next link and what it has afterwards.
-fn leg(
-    id: WalletId,
-    wallet: Option<&Wallet>,
-    balance_after: MinorUnits,
-    held_after: MinorUnits,
-) -> Leg {
-    let link = match wallet {
-        None => ChainLink {
-            ordinal: 1,
-            ..ChainLink::default()
-        },
-        Some(wallet) => {
-            let ordinal = wallet.ordinal.saturating_add(1);
-            let skips = ordinal.is_multiple_of(SKIP_EVERY);
-            let skip = if skips { wallet.skip } else { Sequence::ORIGIN };
-            ChainLink {
-                ordinal,
-                previous: wallet.head,
-                skip,
-            }
+impl Standing {
+    /// A wallet that has no account in `currency` has nothing in it.
+    fn of(id: WalletId, wallet: Option<&Wallet>, currency: Currency) -> Self {
+        let account = wallet.and_then(|wallet| wallet.account(currency));
+        Self {
+            wallet: id,
+            account: account.copied().unwrap_or(Account {
+                currency,
+                balance: MinorUnits::ZERO,
+                held: MinorUnits::ZERO,
+                overdraft_limit: MinorUnits::ZERO,
+                updated_at: TimestampMs::default(),
+            }),
+            link: wallet.map_or(
+                ChainLink {
+                    ordinal: 1,
+                    ..ChainLink::default()
+                },
+                next_link,
+            ),
         }
-    };
-    Leg {
-        wallet: id,
-        balance_after,
-        held_after,
-        link,
+    }
+
+    /// The next link, with what the account has afterwards.
+    fn leg(&self, balance_after: MinorUnits, held_after: MinorUnits) -> Leg {
+        Leg {
+            wallet: self.wallet,
+            balance_after,
+            held_after,
+            link: self.link,
+        }
+    }
+}
+
+fn next_link(wallet: &Wallet) -> ChainLink {
+    let ordinal = wallet.ordinal.saturating_add(1);
+    let skips = ordinal.is_multiple_of(SKIP_EVERY);
+    ChainLink {
+        ordinal,
+        previous: wallet.head,
+        skip: if skips { wallet.skip } else { Sequence::ORIGIN },
     }
 }
 
@@ -811,6 +831,7 @@ fn move_money(from: &mut Leg, to: &mut Leg, amount: MinorUnits) -> Result<(), Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::HoldSpec;
     use uuid::Uuid;
 
     #[test]
@@ -839,5 +860,43 @@ mod tests {
         };
         let body = Body::Transfer(created_from_nothing);
         state.record(body, TimestampMs::new(1), &mut Vec::new());
+    }
+
+    #[test]
+    fn commands_that_record_nothing_leave_no_rows_behind() {
+        let currency = Currency::from_tag(1);
+        let rules = Rules {
+            open_holds_max: 0,
+            audit_entries_max: 3,
+            opening_balances: Some(vec![(currency, MinorUnits::new(100))]),
+        };
+        let ids = IdCipher::new(&[7; 16]);
+        let books = Arc::new(Books::new());
+        let mut state = State::new(Arc::clone(&books), ids, rules, Sequence::ORIGIN);
+        let mut ask = |number: u128, hold| {
+            let wallet = |number| WalletId::new(Uuid::from_u128(number)).unwrap();
+            let request = MovementRequest {
+                from: wallet(number),
+                to: wallet(number + 1),
+                currency,
+                amount: MinorUnits::new(1),
+                metadata: None,
+                hold,
+            };
+            let mut out = Vec::new();
+            let reply = state.execute(Command::Transfer(request), TimestampMs::new(1), &mut out);
+            if !out.is_empty() {
+                state.merge();
+            }
+            (reply.is_ok(), state.overlay.wallets.len())
+        };
+        for number in 1..9 {
+            assert_eq!(ask(number, None), (true, 0));
+        }
+        let hold = Some(HoldSpec { expires_in_ms: 1 });
+        for number in 1..9 {
+            assert_eq!(ask(number, hold), (false, 2), "the last two, not all");
+        }
+        assert_eq!(books.wallet_count(), 10, "nine wallets and the issuer");
     }
 }

@@ -13,7 +13,7 @@ use super::time::LedgerTime;
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
 use crate::journal::{Entry, Journal};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::tasks::Supervisor;
 use crate::types::TimestampMs;
 use crossbeam_channel::RecvTimeoutError;
@@ -74,6 +74,7 @@ impl LedgerThread {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Next::Drained,
         };
+        let begun_at = self.clock.monotonic();
         let now = self.now();
         let mut entries = Vec::new();
         let mut answers = Answers::new();
@@ -110,6 +111,10 @@ impl LedgerThread {
                 && answers.len() < self.config.queue_commands_max
                 && group_bytes < self.config.group_bytes_max;
             message = has_room.then(|| self.inbox.rx.try_recv().ok()).flatten();
+        }
+        if !entries.is_empty() {
+            let decided = self.clock.monotonic().saturating_sub(begun_at);
+            self.metrics.observe_stage(Stage::Decide, decided);
         }
         if !entries.is_empty() && !self.commit(entries) {
             next = Next::Failed;
@@ -183,6 +188,7 @@ impl LedgerThread {
                     timing.write,
                     timing.sync,
                 );
+                self.metrics.observe_stage(Stage::Encode, timing.encode);
                 if let Some(took) = self.journal.take_rotation() {
                     self.metrics.observe_rotation(took);
                 }

@@ -4,7 +4,7 @@ use super::Shared;
 use super::outbox::{Delivery, Outbox};
 use super::update::{StatusUpdate, UpdateEncoder};
 use crate::journal::Entry;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::types::Sequence;
 use crate::watermark::WatermarkWriter;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ impl Dispatcher {
     /// Queues the updates of `entries` (in order; what was handed out before is skipped) and moves the delivered
     /// watermark. Each connection is woken once, or once every [`wake_every_updates`](super::Config) in a large group.
     pub fn dispatch(&mut self, entries: &[Entry]) {
+        let begun_at = self.shared.clock.monotonic();
         for entry in entries {
             for update in StatusUpdate::of(entry) {
                 if update.sequence > self.position {
@@ -58,6 +59,8 @@ impl Dispatcher {
             }
         }
         self.publish();
+        let took = self.shared.clock.monotonic().saturating_sub(begun_at);
+        self.metrics.observe_stage(Stage::Match, took);
     }
 
     fn hand_out(&mut self, update: &StatusUpdate) {
