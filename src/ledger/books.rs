@@ -11,11 +11,24 @@ use crate::types::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Number of shards. Part of the checkpoint's format: a row's shard follows from its key.
 pub(super) const SHARDS: usize = 4_096;
+
+/// One currency's money.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Total {
+    /// Which currency.
+    pub currency: Currency,
+    /// In all wallets but the issuer's, in minor units.
+    pub circulating_minor: i128,
+    /// Under hold, in minor units.
+    pub held_minor: i128,
+    /// Sum over all wallets, the issuer's too: zero.
+    pub sum_minor: i128,
+}
 
 /// One account of a wallet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -381,28 +394,30 @@ impl Books {
         self.slot(index).dirty.store(true, Ordering::Release);
     }
 
-    /// Σ balances per currency over all wallets, issuers included: zero each, or money was made or lost (I3).
-    pub(super) fn totals(&self) -> Vec<(Currency, i128)> {
-        let mut totals: Vec<(Currency, i128)> = Vec::new();
+    /// The money of each currency that was used: the sum of its balances is zero, or money was made or lost (I3).
+    pub(super) fn totals(&self) -> Vec<Total> {
+        let mut totals: BTreeMap<Currency, Total> = BTreeMap::new();
         for slot in &self.slots {
             let shard = slot.shard.read();
-            let accounts = shard
-                .wallets
-                .values()
-                .flat_map(|wallet| wallet.accounts.as_slice());
-            for account in accounts {
-                let balance = i128::from(account.balance.get());
-                match totals
-                    .iter_mut()
-                    .find(|(currency, _)| *currency == account.currency)
-                {
-                    Some((_, total)) => *total += balance,
-                    None => totals.push((account.currency, balance)),
+            for (id, wallet) in &shard.wallets {
+                for account in wallet.accounts.as_slice() {
+                    let currency = account.currency;
+                    let total = totals.entry(currency).or_insert(Total {
+                        currency,
+                        circulating_minor: 0,
+                        held_minor: 0,
+                        sum_minor: 0,
+                    });
+                    let balance_minor = i128::from(account.balance.get());
+                    total.sum_minor += balance_minor;
+                    total.held_minor += i128::from(account.held.get());
+                    if !id.is_issuer() {
+                        total.circulating_minor += balance_minor;
+                    }
                 }
             }
         }
-        totals.sort_unstable_by_key(|(currency, _)| *currency);
-        totals
+        totals.into_values().collect()
     }
 
     /// First sequence of the newest entry that any row knows of. Why not the wallets' rows alone, which every entry
