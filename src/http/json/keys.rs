@@ -1,6 +1,7 @@
 //! Repeated keys: found in one pass, whatever a hostile body does.
 
 use super::scan::{Inner, is_space};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -57,6 +58,10 @@ struct Level<'b> {
     many: Option<HashSet<Cow<'b, str>>>,
 }
 
+/// Room for what is open, and for the keys of that, in a usual attachment.
+type Levels<'b> = SmallVec<[Level<'b>; 2]>;
+type Keys<'b> = SmallVec<[Cow<'b, str>; FEW_MAX]>;
+
 /// What one pass over a value finds.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
@@ -73,8 +78,8 @@ impl Survey {
     /// quadratic time nor the thread's stack.
     pub(super) fn of(json: &str) -> Self {
         let mut survey = Self::default();
-        let mut levels: Vec<Level<'_>> = Vec::new();
-        let mut keys: Vec<Cow<'_, str>> = Vec::new();
+        let mut levels: Levels<'_> = SmallVec::new();
+        let mut keys: Keys<'_> = SmallVec::new();
         // May be more than `levels` has, which stops at its bound.
         let mut depth = 0_usize;
         let bytes = json.as_bytes();
@@ -123,12 +128,7 @@ impl Survey {
     }
 
     /// A string, which is a key if one is next at its level.
-    fn string<'b>(
-        &mut self,
-        inner: Inner<'b>,
-        level: Option<&mut Level<'b>>,
-        keys: &mut Vec<Cow<'b, str>>,
-    ) {
+    fn string<'b>(&mut self, inner: Inner<'b>, level: Option<&mut Level<'b>>, keys: &mut Keys<'b>) {
         let Some(text) = inner.unescape() else {
             self.note(|| HALF_A_CHARACTER.into());
             return;

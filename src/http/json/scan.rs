@@ -80,7 +80,8 @@ impl<'b> Scanner<'b> {
     pub(super) fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.as_bytes().get(self.at)?;
-            if !is_space(byte) {
+            // Nearly every byte is above all white space.
+            if byte > b' ' || !is_space(byte) {
                 return Some(byte);
             }
             self.at += 1;
@@ -207,13 +208,23 @@ impl<'b> Scanner<'b> {
     #[inline]
     fn string_rest(&mut self) -> Result<bool, Malformed> {
         let bytes = self.text.as_bytes();
-        let mut has_escapes = false;
+        let at = special(bytes, self.at).ok_or(Malformed)?;
+        if bytes.get(at) == Some(&b'"') {
+            self.at = at + 1;
+            return Ok(false);
+        }
+        self.escaped_rest(at).map(|()| true)
+    }
+
+    /// The same from the first escape on, which is at `at`.
+    #[cold]
+    fn escaped_rest(&mut self, mut at: usize) -> Result<(), Malformed> {
+        let bytes = self.text.as_bytes();
         loop {
-            self.at = special(bytes, self.at).ok_or(Malformed)?;
-            let escaped = match bytes.get(self.at..) {
+            at += match bytes.get(at..) {
                 Some([b'"', ..]) => {
-                    self.at += 1;
-                    return Ok(has_escapes);
+                    self.at = at + 1;
+                    return Ok(());
                 }
                 Some(
                     [
@@ -229,8 +240,7 @@ impl<'b> Scanner<'b> {
                 }
                 _ => return Err(Malformed),
             };
-            has_escapes = true;
-            self.at += escaped;
+            at = special(bytes, at).ok_or(Malformed)?;
         }
     }
 
