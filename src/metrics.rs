@@ -131,6 +131,28 @@ struct StateLabels {
     state: &'static str,
 }
 
+/// Where answers of one kind are counted.
+#[derive(Clone, Debug)]
+pub struct HttpAnswers {
+    labels: RequestLabels,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl HttpAnswers {
+    /// Whether these are the answers of that kind.
+    pub fn are(&self, method: &str, route: &str, status: u16) -> bool {
+        let labels = &self.labels;
+        labels.status == status && labels.route == route && labels.method == method
+    }
+
+    /// One was given.
+    pub fn observe(&self, took: Duration) {
+        self.requests.inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
 fn latency_histogram() -> Histogram {
     Histogram::new(LATENCY_BUCKETS)
 }
@@ -325,26 +347,25 @@ impl Shared {
 }
 
 impl Metrics {
-    /// A request was answered. `route` is the pattern (`/api/v1/transactions/{id}`), never the path itself.
-    pub fn observe_http_request(
+    /// Where the answers of one kind are counted, looked up once for many of them. `route` is the pattern
+    /// (`/api/v1/transactions/{id}`), never the path itself.
+    pub fn http_answers(
         &self,
         method: &'static str,
         route: &'static str,
         status: u16,
-        took: Duration,
-    ) {
-        let requests = &self.shared.http_requests;
-        requests
-            .get_or_create(&RequestLabels {
-                method,
-                route,
-                status,
-            })
-            .inc();
-        let times = &self.shared.http_request_seconds;
-        times
-            .get_or_create(&RouteLabels { method, route })
-            .observe(took.as_secs_f64());
+    ) -> HttpAnswers {
+        let labels = RequestLabels {
+            method,
+            route,
+            status,
+        };
+        let times = RouteLabels { method, route };
+        HttpAnswers {
+            requests: self.shared.http_requests.get_or_create_owned(&labels),
+            seconds: self.shared.http_request_seconds.get_or_create_owned(&times),
+            labels,
+        }
     }
 
     /// An HTTP connection was accepted.
@@ -703,7 +724,7 @@ mod tests {
 
     fn each_observed_once() -> Metrics {
         let metrics = Metrics::default();
-        metrics.observe_http_request("GET", "/health", 200, MS);
+        metrics.http_answers("GET", "/health", 200).observe(MS);
         metrics.observe_http_connection_opened();
         metrics.observe_commit(3, 12, 900, 700, MS, 2 * MS);
         metrics.observe_commit(1, 4, 100, 80, MS, MS);

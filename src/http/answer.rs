@@ -1,6 +1,8 @@
 //! Answers as bytes: written by hand into one buffer, as the hot path wants it.
 
 use super::backup::{BackupCut, BackupStream};
+use super::body::Memory;
+use super::http2::OpenStream;
 use crate::event::{TimestampText, currency_code, write_sequence, write_uuid};
 use crate::ids::IdCipher;
 use crate::journal::{Body as EntryBody, EventDetail, EventKind};
@@ -12,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
@@ -19,7 +22,30 @@ use std::task::{Context, Poll};
 
 /// The body of every answer.
 #[derive(Debug)]
-pub struct Body(Inner);
+pub struct Body {
+    inner: Inner,
+    /// For HTTP/2: says that the answer moves, and ends.
+    stream: Option<OpenStream>,
+}
+
+impl Body {
+    /// The same, as the answer to a request of an HTTP/2 connection.
+    pub(super) fn on(self, stream: OpenStream) -> Self {
+        Self {
+            stream: Some(stream),
+            ..self
+        }
+    }
+}
+
+impl From<Inner> for Body {
+    fn from(inner: Inner) -> Self {
+        Self {
+            inner,
+            stream: None,
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -31,13 +57,13 @@ enum Inner {
 
 impl From<Full<Bytes>> for Body {
     fn from(whole: Full<Bytes>) -> Self {
-        Self(Inner::Whole(whole))
+        Inner::Whole(whole).into()
     }
 }
 
 impl From<BackupStream> for Body {
     fn from(stream: BackupStream) -> Self {
-        Self(Inner::Backup(Box::new(stream)))
+        Inner::Backup(Box::new(stream)).into()
     }
 }
 
@@ -49,7 +75,10 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BackupCut>>> {
-        match &mut self.0 {
+        if let Some(stream) = &self.stream {
+            stream.step();
+        }
+        match &mut self.inner {
             Inner::Whole(whole) => Pin::new(whole)
                 .poll_frame(cx)
                 .map_err(|never: Infallible| match never {}),
@@ -58,14 +87,14 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Whole(whole) => whole.is_end_stream(),
             Inner::Backup(stream) => stream.is_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Whole(whole) => whole.size_hint(),
             Inner::Backup(_) => SizeHint::default(),
         }
@@ -106,6 +135,29 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     with_type(status, body, HeaderValue::from_static("application/json"))
 }
 
+/// An answer of JSON that holds `memory` until the client has taken it.
+pub(super) fn json_with_memory(
+    status: StatusCode,
+    bytes: Vec<u8>,
+    memory: Memory,
+) -> Response<Body> {
+    struct Held {
+        bytes: Vec<u8>,
+        _memory: Memory,
+    }
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    let held = Held {
+        bytes,
+        _memory: memory,
+    };
+    let body = Full::new(Bytes::from_owner(held)).into();
+    with_body(status, body, HeaderValue::from_static("application/json"))
+}
+
 /// An answer of any type.
 pub(super) fn with_type(status: StatusCode, body: Vec<u8>, media: HeaderValue) -> Response<Body> {
     with_body(status, Full::new(Bytes::from(body)).into(), media)
@@ -136,6 +188,14 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
 pub(super) fn write_time(out: &mut Vec<u8>, at: TimestampMs) {
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{at}");
+}
+
+/// Lends the thread's text of the time: many answers are of one second.
+pub(super) fn with_time<T>(write: impl FnOnce(&mut TimestampText) -> T) -> T {
+    thread_local! {
+        static TIME: RefCell<TimestampText> = RefCell::default();
+    }
+    TIME.with_borrow_mut(write)
 }
 
 /// Appends a whole number.

@@ -1,6 +1,7 @@
 //! Many transfers in one request.
 
 use super::answer::{self, Body, write_array, write_integer, write_receipt};
+use super::body::Memory;
 use super::error::{ApiError, ErrorKind};
 use super::json::{BatchFrame, read_batch};
 use super::parse::{self, TRANSFER_FIELDS};
@@ -8,6 +9,7 @@ use super::service::{Answer, Ask};
 use crate::event::{TimestampText, write_sequence};
 use crate::ledger::{BatchItem, Command, Receipt, Refused, Reply};
 use crate::types::Sequence;
+use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
@@ -16,6 +18,9 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 /// Bytes of a usual result; a wrong guess costs a copy.
 const RESULT_BYTES: usize = 208;
+
+/// Bytes of a small item in a request; a wrong guess costs a copy, or memory for the time of the request.
+const ITEM_BYTES: usize = 160;
 
 /// A batch as it came in.
 struct Batch {
@@ -29,12 +34,14 @@ struct Batch {
 type Outcome = Result<Receipt, ApiError>;
 
 /// `POST /api/v1/transactions/batch`.
-pub(super) async fn create(ask: &Ask<'_>, body: &[u8]) -> Answer {
+pub(super) async fn create(ask: &Ask<'_>, body: Bytes, memory: Memory) -> Answer {
     let Batch {
         items,
         faults,
         atomic,
-    } = read(ask, body)?;
+    } = read(ask, &body)?;
+    // Why now: what the ledger makes of it needs as much again.
+    drop(body);
     if atomic && let Some((index, fault)) = faults.first() {
         return Err(ApiError::from(fault.clone()).at_index(*index));
     }
@@ -66,12 +73,13 @@ pub(super) async fn create(ask: &Ask<'_>, body: &[u8]) -> Answer {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         return Ok(response);
     }
-    Ok(results(status, outcomes))
+    Ok(results(status, outcomes, memory))
 }
 
 fn read(ask: &Ask<'_>, body: &[u8]) -> Result<Batch, ApiError> {
     let items_max = ask.services().config.batch_items_max;
-    let (mut items, mut faults) = (Vec::new(), Vec::new());
+    let items_likely = (body.len() / ITEM_BYTES).min(items_max);
+    let (mut items, mut faults) = (Vec::with_capacity(items_likely), Vec::new());
     let frame = read_batch(body, &TRANSFER_FIELDS, items_max, |fields| {
         let request = fields
             .map_err(|error| ErrorKind::Shape(error.0))
@@ -112,7 +120,11 @@ fn outcomes(
     })
 }
 
-fn results(status: StatusCode, outcomes: impl Iterator<Item = Outcome>) -> Response<Body> {
+fn results(
+    status: StatusCode,
+    outcomes: impl Iterator<Item = Outcome>,
+    memory: Memory,
+) -> Response<Body> {
     let mut out = Vec::with_capacity(outcomes.size_hint().0.saturating_mul(RESULT_BYTES));
     let mut time = TimestampText::default();
     out.extend_from_slice(b"{\"results\":");
@@ -121,7 +133,7 @@ fn results(status: StatusCode, outcomes: impl Iterator<Item = Outcome>) -> Respo
         Err(error) => error.write_item(out),
     });
     out.push(b'}');
-    answer::json(status, out)
+    answer::json_with_memory(status, out, memory)
 }
 
 /// `Prefer: return=minimal`: how many, which sequences, which failed. The sequences cover failed transactions that were
@@ -176,6 +188,7 @@ fn prefers_minimal(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::body::BodyBudget;
     use crate::ledger::Refusal;
     use crate::types::{Status, TimestampMs, TransactionId};
     use http_body_util::BodyExt;
@@ -204,6 +217,10 @@ mod tests {
         String::from_utf8(body.to_vec()).unwrap()
     }
 
+    fn memory() -> Memory {
+        BodyBudget::new(1 << 10).reserve(Some(1), 1).unwrap()
+    }
+
     fn some() -> impl Iterator<Item = Outcome> {
         let results = vec![None, Some(Ok(receipt(10))), Some(Err(refused(15))), None];
         let nil = ErrorKind::InvalidTransaction("nil".into());
@@ -212,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_item_is_answered_in_its_place() {
-        let body = text(results(StatusCode::OK, some())).await;
+        let body = text(results(StatusCode::OK, some(), memory())).await;
         let expected = concat!(
             r#"{"results":[{"error":"INVALID_TRANSACTION","message":"nil"},"#,
             r#"{"transaction_id":"00000000-0000-0000-0000-00000000000a","status":"completed","#,
@@ -238,6 +255,18 @@ mod tests {
         let body = text(summary(StatusCode::OK, nothing)).await;
         let expected = r#"{"count":1,"first_sequence":null,"last_sequence":null,"failed":[0]}"#;
         assert_eq!(body, expected);
+    }
+
+    #[tokio::test]
+    async fn memory_is_given_back_when_the_answer_was_taken() {
+        let budget = BodyBudget::new(1 << 10);
+        let memory = budget.reserve(Some(1), 1).unwrap();
+        let mut body = results(StatusCode::OK, some(), memory).into_body();
+        let piece = body.frame().await;
+        drop(body);
+        assert!(budget.reserve(Some(1), 1).is_err(), "it is on its way yet");
+        drop(piece);
+        assert!(budget.reserve(Some(1), 1).is_ok());
     }
 
     #[test]

@@ -1,26 +1,33 @@
 //! Request bodies: type, length, size and time, checked before anyone reads JSON.
 
 use super::config::Config;
+use super::deadline::{Deadline, Late};
 use super::error::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Checks what the head tells about the body, before a byte of it is asked for.
 pub(super) fn check_head(
-    headers: &HeaderMap,
+    parts: &Parts,
     declared_bytes: Option<u64>,
     bytes_max: usize,
 ) -> Result<(), ErrorKind> {
+    let headers = &parts.headers;
     if !is_json(headers) {
         return Err(ErrorKind::UnsupportedMediaType);
     }
-    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+    // In HTTP/2 every body has an end without a word about it.
+    let tells_end = parts.version == Version::HTTP_2
+        || headers.contains_key(CONTENT_LENGTH)
+        || headers.contains_key(TRANSFER_ENCODING);
+    if !tells_end {
         return Err(ErrorKind::LengthRequired);
     }
     let fits = |declared| usize::try_from(declared).is_ok_and(|bytes| bytes <= bytes_max);
@@ -31,15 +38,16 @@ pub(super) fn check_head(
     }
 }
 
-/// Reads the whole body: at most `bytes_max`, within `timeout`. A body that came in one piece is not copied.
+/// Reads the whole body: at most `bytes_max`, within `patience`. A body that came in one piece is not copied.
 pub(super) async fn read(
     body: &mut Incoming,
     bytes_max: usize,
-    timeout: Duration,
+    deadline: &Deadline,
+    patience: Duration,
 ) -> Result<Bytes, ErrorKind> {
-    match tokio::time::timeout(timeout, collect(body, bytes_max)).await {
+    match deadline.bound(patience, collect(body, bytes_max)).await {
         Ok(read) => read,
-        Err(_) => Err(ErrorKind::BodyTimeout),
+        Err(Late) => Err(ErrorKind::BodyTimeout),
     }
 }
 
@@ -77,9 +85,11 @@ async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, ErrorKi
 ///
 /// Why: a socket closed over unread bytes is reset, and the reset overtakes the refusal on its way to the client (RFC
 /// 9112 §9.6).
-pub(super) async fn discard(headers: &HeaderMap, body: &mut Incoming, config: &Config) {
+pub(super) async fn discard(parts: &Parts, body: &mut Incoming, config: &Config) {
     // Who waits for `100 Continue` has sent nothing, and reading would ask for it.
-    if headers.contains_key(EXPECT) || body.is_end_stream() {
+    let waits = parts.headers.contains_key(EXPECT);
+    // In HTTP/2 a stream is ended without the connection.
+    if waits || body.is_end_stream() || parts.version == Version::HTTP_2 {
         return;
     }
     let all = async {
@@ -107,6 +117,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
+/// Memory that a batch was given, until it is dropped.
+pub(super) type Memory = OwnedSemaphorePermit;
+
 /// Memory for large bodies, handed out in KiB before they are read.
 #[derive(Clone, Debug)]
 pub(super) struct BodyBudget {
@@ -127,7 +140,7 @@ impl BodyBudget {
         &self,
         declared_bytes: Option<u64>,
         bytes_max: usize,
-    ) -> Result<OwnedSemaphorePermit, ErrorKind> {
+    ) -> Result<Memory, ErrorKind> {
         let declared = declared_bytes.and_then(|bytes| usize::try_from(bytes).ok());
         let kib = declared
             .unwrap_or(bytes_max)
@@ -145,11 +158,15 @@ mod tests {
     use super::*;
     use hyper::header::HeaderName;
 
-    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
-            .collect()
+    fn head(version: Version, pairs: &[(HeaderName, &str)]) -> Parts {
+        let mut request = hyper::Request::new(());
+        *request.version_mut() = version;
+        request.headers_mut().extend(
+            pairs
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap())),
+        );
+        request.into_parts().0
     }
 
     #[test]
@@ -204,11 +221,14 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                check_head(&headers(&pairs), declared, 10),
+                check_head(&head(Version::HTTP_11, &pairs), declared, 10),
                 expected,
                 "{pairs:?}"
             );
         }
+        let pairs = [(CONTENT_TYPE, "application/json")];
+        let checked = check_head(&head(Version::HTTP_2, &pairs), None, 10);
+        assert_eq!(checked, Ok(()), "a stream ends by itself");
     }
 
     #[test]

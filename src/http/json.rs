@@ -5,16 +5,14 @@
 
 mod attachment;
 mod keys;
+mod scan;
 
 pub(super) use attachment::{AttachmentError, attachment};
 
-use keys::{KeysSeen, check_keys, repeated};
-use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde_json::value::RawValue;
+use keys::{HALF_A_CHARACTER, KeysSeen, check_keys, repeated};
+use scan::{Inner, Malformed, Scanner, special};
+use serde::de::IgnoredAny;
 use std::borrow::Cow;
-use std::fmt;
 
 /// Why a body is no object of the expected shape; the text becomes `details`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -22,8 +20,13 @@ use std::fmt;
 pub(super) struct ShapeError(pub(super) Cow<'static, str>);
 
 impl ShapeError {
-    fn from_serde(error: &serde_json::Error) -> Self {
-        Self(error.to_string().into())
+    /// Why `text` is no JSON, in the words of `serde_json`, with line and column.
+    fn of_malformed(text: &str) -> Self {
+        match serde_json::from_str::<IgnoredAny>(text) {
+            Err(error) => Self(error.to_string().into()),
+            // Invariant: both read the same grammar (a test compares them), but `serde_json` looks into no text it skips.
+            Ok(_) => Self(HALF_A_CHARACTER.into()),
+        }
     }
 }
 
@@ -46,14 +49,12 @@ pub(super) fn read_object<'b, const N: usize>(
     names: &[&str; N],
 ) -> Result<Fields<'b, N>, ShapeError> {
     let text = utf8(body)?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let fields = ObjectSeed { names }
-        .deserialize(&mut deserializer)
-        .map_err(|error| ShapeError::from_serde(&error))?;
-    deserializer
-        .end()
-        .map_err(|error| ShapeError::from_serde(&error))?;
-    fields
+    let mut scanner = Scanner::new(text);
+    let fields = fields(&mut scanner, names);
+    match fields.and_then(|fields| scanner.end().map(|()| fields)) {
+        Ok(fields) => fields,
+        Err(Malformed) => Err(ShapeError::of_malformed(text)),
+    }
 }
 
 /// What surrounds the items of a batch.
@@ -66,46 +67,113 @@ pub(super) struct BatchFrame {
 }
 
 /// Reads `body` as `{"transactions":[…],"atomic":…}` and gives each of the first `items_max` items to `each`, in
-/// order: its fields, or what is wrong with it. Items are read in one pass over the body.
+/// order: its fields, or what is wrong with it. Items are read in one pass over the body; what was given out of a body
+/// that turns out malformed further on is of no use.
 pub(super) fn read_batch<'b, const N: usize>(
     body: &'b [u8],
     names: &[&str; N],
     items_max: usize,
-    each: impl FnMut(Result<Fields<'b, N>, ShapeError>),
+    mut each: impl FnMut(Result<Fields<'b, N>, ShapeError>),
 ) -> Result<BatchFrame, ShapeError> {
     let text = utf8(body)?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let frame = deserializer
-        .deserialize_map(BatchVisitor {
-            names,
-            items_max,
-            each,
-        })
-        .map_err(|error| ShapeError::from_serde(&error))?;
-    deserializer
-        .end()
-        .map_err(|error| ShapeError::from_serde(&error))?;
-    Ok(frame)
+    let mut scanner = Scanner::new(text);
+    let frame = batch_frame(&mut scanner, |scanner| {
+        let mut count = 0_usize;
+        let mut goes_on = !scanner.take(b']');
+        while goes_on {
+            if count < items_max {
+                each(fields(scanner, names)?);
+            } else {
+                scanner.value()?;
+            }
+            count += 1;
+            goes_on = scanner.goes_on(b']')?;
+        }
+        Ok(count)
+    });
+    match frame.and_then(|frame| scanner.end().map(|()| frame)) {
+        Ok(frame) => frame,
+        Err(Malformed) => Err(ShapeError::of_malformed(text)),
+    }
+}
+
+/// Reads the object around a batch's items, which `items` reads. The inner `Err` is a fault of well-formed JSON.
+fn batch_frame<'b>(
+    scanner: &mut Scanner<'b>,
+    mut items: impl FnMut(&mut Scanner<'b>) -> Result<usize, Malformed>,
+) -> Result<Result<BatchFrame, ShapeError>, Malformed> {
+    const NOT_A_LIST: &str = "invalid type: transactions must be a list";
+    if scanner.peek() != Some(b'{') {
+        scanner.value()?;
+        let text = "invalid type: a batch is a JSON object";
+        return Ok(Err(ShapeError(text.into())));
+    }
+    let mut frame = BatchFrame::default();
+    let (mut has_items, mut has_atomic, mut unknown) = (false, false, KeysSeen::default());
+    let mut fault = None;
+    scanner.expect(b'{')?;
+    let mut goes_on = !scanner.take(b'}');
+    while goes_on {
+        let key = scanner.key()?.unescape().ok_or(Malformed)?;
+        let is_new = match &*key {
+            "transactions" if !has_items && scanner.take(b'[') => {
+                has_items = true;
+                frame.count = items(scanner)?;
+                true
+            }
+            "transactions" => {
+                if scanner.peek() != Some(b'[') {
+                    fault.get_or_insert(Cow::Borrowed(NOT_A_LIST));
+                }
+                scanner.value()?;
+                !std::mem::replace(&mut has_items, true)
+            }
+            "atomic" => {
+                match scanner.value()? {
+                    "null" => {}
+                    value => match boolean(value) {
+                        Some(atomic) => frame.atomic = atomic,
+                        None => {
+                            fault.get_or_insert("invalid type: atomic must be a boolean".into());
+                        }
+                    },
+                }
+                !std::mem::replace(&mut has_atomic, true)
+            }
+            _ => {
+                if let Err(error) = check_keys(scanner.value()?) {
+                    fault.get_or_insert(error);
+                }
+                unknown.insert(key.clone())
+            }
+        };
+        if !is_new {
+            fault.get_or_insert_with(|| repeated(&key).into());
+        }
+        goes_on = scanner.goes_on(b'}')?;
+    }
+    Ok(match fault {
+        Some(text) => Err(ShapeError(text)),
+        None if has_items => Ok(frame),
+        None => Err(ShapeError("missing field `transactions`".into())),
+    })
 }
 
 fn utf8(body: &[u8]) -> Result<&str, ShapeError> {
     std::str::from_utf8(body).map_err(|_| ShapeError("body is not UTF-8".into()))
 }
 
-/// The content of a JSON string; `None` when `text` is JSON of another type.
-pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
-    unescape(text.strip_prefix('"')?.strip_suffix('"')?)
+/// What stands between the quotes of a JSON string, escapes and all; `None` when `text` is JSON of another type.
+pub(super) fn raw_string(text: &str) -> Option<&str> {
+    text.strip_prefix('"')?.strip_suffix('"')
 }
 
-/// What stands between the quotes of a JSON string, without its escapes.
-fn unescape(inner: &str) -> Option<Cow<'_, str>> {
-    if inner.contains('\\') {
-        serde_json::from_str(&format!("\"{inner}\""))
-            .ok()
-            .map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
-    }
+/// The content of a JSON string; `None` when `text` is JSON of another type.
+pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
+    let text = raw_string(text)?;
+    // Nothing special stands in a string but backslashes.
+    let has_escapes = special(text.as_bytes(), 0).is_some();
+    Inner { text, has_escapes }.unescape()
 }
 
 /// `true`, `false`, or `None` for JSON of another type.
@@ -117,208 +185,53 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A key of an object, borrowed from the body unless it has escapes.
-struct Key<'b>(Cow<'b, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E: de::Error>(self, key: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(key)))
-            }
-
-            fn visit_str<E: de::Error>(self, key: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(key.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
-    }
-}
-
-/// Reads an object's fields by name. The inner `Err` is a fault of this object alone: the text behind it can still be
+/// Reads an object's fields by name. The inner `Err` is a fault of this value alone: the text behind it can still be
 /// read, so that one bad item does not spoil a batch.
-struct ObjectSeed<'n, const N: usize> {
-    names: &'n [&'n str; N],
-}
-
-impl<'de, const N: usize> DeserializeSeed<'de> for ObjectSeed<'_, N> {
-    type Value = Result<Fields<'de, N>, ShapeError>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
+fn fields<'b, const N: usize>(
+    scanner: &mut Scanner<'b>,
+    names: &[&str; N],
+) -> Result<Result<Fields<'b, N>, ShapeError>, Malformed> {
+    if scanner.peek() != Some(b'{') {
+        scanner.value()?;
+        return Ok(Err(ShapeError("expected a JSON object".into())));
     }
-}
-
-fn not_an_object<T>() -> Result<T, ShapeError> {
-    Err(ShapeError("expected a JSON object".into()))
-}
-
-impl<'de, const N: usize> Visitor<'de> for ObjectSeed<'_, N> {
-    type Value = Result<Fields<'de, N>, ShapeError>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut present = [false; N];
-        let mut values = [None; N];
-        let mut unknown = KeysSeen::default();
-        let mut fault = None;
-        while let Some(Key(key)) = map.next_key()? {
-            let index = self.names.iter().position(|name| *name == key);
-            let known = index.and_then(|at| Some((present.get_mut(at)?, values.get_mut(at)?)));
-            let raw: &'de RawValue = map.next_value()?;
-            if let Some((present, value)) = known {
-                if std::mem::replace(present, true) {
-                    fault.get_or_insert_with(|| repeated(&key).into());
-                }
-                *value = (raw.get() != "null").then_some(raw.get());
-            } else {
-                if let Err(error) = check_keys(raw.get()) {
-                    fault.get_or_insert(error);
-                }
-                if !unknown.insert(key.clone()) {
-                    fault.get_or_insert_with(|| repeated(&key).into());
-                }
-            }
-        }
-        Ok(match fault {
-            None => Ok(Fields { values }),
-            Some(text) => Err(ShapeError(text)),
-        })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(not_an_object())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(not_an_object())
-    }
-}
-
-struct BatchVisitor<'n, F, const N: usize> {
-    names: &'n [&'n str; N],
-    items_max: usize,
-    each: F,
-}
-
-impl<'de, F, const N: usize> Visitor<'de> for BatchVisitor<'_, F, N>
-where
-    F: FnMut(Result<Fields<'de, N>, ShapeError>),
-{
-    type Value = BatchFrame;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<BatchFrame, A::Error> {
-        let mut frame = BatchFrame::default();
-        let (mut has_items, mut has_atomic, mut unknown) = (false, false, KeysSeen::default());
-        while let Some(Key(key)) = map.next_key()? {
-            let is_new = match &*key {
-                "transactions" => {
-                    let is_new = !std::mem::replace(&mut has_items, true);
-                    if is_new {
-                        frame.count = map.next_value_seed(ItemsSeed(&mut self))?;
-                    }
-                    is_new
-                }
-                "atomic" => {
-                    let value: Option<bool> = map.next_value()?;
-                    frame.atomic = value.unwrap_or_default();
-                    !std::mem::replace(&mut has_atomic, true)
-                }
-                _ => {
-                    let raw: &RawValue = map.next_value()?;
-                    check_keys(raw.get()).map_err(de::Error::custom)?;
-                    unknown.insert(key.clone())
-                }
-            };
-            if !is_new {
-                return Err(de::Error::custom(repeated(&key)));
-            }
-        }
-        if has_items {
-            Ok(frame)
+    let mut present = [false; N];
+    let mut values = [None; N];
+    let mut unknown = KeysSeen::default();
+    let mut fault = None;
+    // Clients send their fields in one order, most of them in that of the names: the next name is looked at first.
+    let mut next = 0;
+    scanner.expect(b'{')?;
+    let mut goes_on = !scanner.take(b'}');
+    while goes_on {
+        let key = scanner.key()?.unescape().ok_or(Malformed)?;
+        let text = scanner.value()?;
+        let index = if names.get(next).is_some_and(|name| *name == key) {
+            Some(next)
         } else {
-            Err(de::Error::missing_field("transactions"))
+            names.iter().position(|name| *name == key)
+        };
+        let known = index.and_then(|at| Some((present.get_mut(at)?, values.get_mut(at)?)));
+        if let Some((present, value)) = known {
+            if std::mem::replace(present, true) {
+                fault.get_or_insert_with(|| repeated(&key).into());
+            }
+            *value = (text != "null").then_some(text);
+            next = index.map_or(0, |at| at + 1);
+        } else {
+            if let Err(error) = check_keys(text) {
+                fault.get_or_insert(error);
+            }
+            if !unknown.insert(key.clone()) {
+                fault.get_or_insert_with(|| repeated(&key).into());
+            }
         }
+        goes_on = scanner.goes_on(b'}')?;
     }
-}
-
-struct ItemsSeed<'v, 'n, F, const N: usize>(&'v mut BatchVisitor<'n, F, N>);
-
-impl<'de, F, const N: usize> DeserializeSeed<'de> for ItemsSeed<'_, '_, F, N>
-where
-    F: FnMut(Result<Fields<'de, N>, ShapeError>),
-{
-    type Value = usize;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de, F, const N: usize> Visitor<'de> for ItemsSeed<'_, '_, F, N>
-where
-    F: FnMut(Result<Fields<'de, N>, ShapeError>),
-{
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of transactions")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<usize, A::Error> {
-        let BatchVisitor {
-            names,
-            items_max,
-            each,
-        } = self.0;
-        let mut count = 0;
-        while count < *items_max {
-            let Some(item) = seq.next_element_seed(ObjectSeed { names })? else {
-                return Ok(count);
-            };
-            each(item);
-            count = count.saturating_add(1);
-        }
-        while seq.next_element::<IgnoredAny>()?.is_some() {
-            count = count.saturating_add(1);
-        }
-        Ok(count)
-    }
+    Ok(match fault {
+        None => Ok(Fields { values }),
+        Some(text) => Err(ShapeError(text)),
+    })
 }
 
 #[cfg(test)]

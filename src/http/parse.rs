@@ -240,7 +240,10 @@ fn required_string<'b>(text: Option<&'b str>, name: &str) -> Result<Cow<'b, str>
 }
 
 fn uuid(text: &str, name: &str) -> Result<Uuid, ErrorKind> {
-    let parsed = json::string(text).and_then(|text| Uuid::try_parse(&text).ok());
+    // Why the raw text first: an id with escapes in it is a curiosity.
+    let parsed = json::raw_string(text)
+        .and_then(|raw| Uuid::try_parse(raw).ok())
+        .or_else(|| Uuid::try_parse(&json::string(text)?).ok());
     parsed.ok_or_else(|| wrong_type(name, "a UUID"))
 }
 
@@ -275,7 +278,7 @@ struct AmountText<'b> {
 
 impl<'b> AmountText<'b> {
     fn new(text: &'b str, name: &str) -> Result<Self, ErrorKind> {
-        if text.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+        if matches!(text.as_bytes(), [b'-' | b'0'..=b'9', ..]) {
             Ok(Self {
                 text: Cow::Borrowed(text),
                 lenient: true,

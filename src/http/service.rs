@@ -1,9 +1,10 @@
 //! One request's way: resource, caller, body, handler, answer.
 
 use super::answer::{self, Body, MoneyWriter, Style};
-use super::body::{self, BodyBudget};
+use super::body::{self, BodyBudget, Memory};
 use super::config::Config;
 use super::counters::ServiceCounters;
+use super::deadline::{Deadline, Late};
 use super::error::{ApiError, ErrorKind};
 use super::parse::Rules;
 use super::query::Query;
@@ -14,7 +15,7 @@ use crate::clock::SharedClock;
 use crate::ids::IdCipher;
 use crate::journal::JournalReader;
 use crate::ledger::{LedgerHandle, Queries};
-use crate::metrics::Metrics;
+use crate::metrics::{HttpAnswers, Metrics};
 use crate::pipeline::PipelineHandle;
 use crate::tracker::TrackerHandle;
 use crate::types::{Currencies, WalletId};
@@ -22,13 +23,16 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, HeaderValue, ORIGIN, VARY,
 };
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Takes a request for `/ws/transactions` over and answers it (101, or why not). The caller is `None` where the first
 /// message has to bring the token.
@@ -167,14 +171,50 @@ impl<'r> Ask<'r> {
 /// What a handler gives.
 pub(super) type Answer = Result<Response<Body>, ApiError>;
 
+/// A connection, as its requests see it: what the last one leaves for the next.
+#[derive(Debug)]
+pub(super) struct Connection {
+    state: Arc<State>,
+    deadline: Deadline,
+    /// Most clients ask the same thing again.
+    last_answers: Mutex<Option<HttpAnswers>>,
+}
+
+impl Connection {
+    pub(super) fn new(state: Arc<State>) -> Self {
+        Self {
+            state,
+            deadline: Deadline::default(),
+            last_answers: Mutex::default(),
+        }
+    }
+
+    /// Refuses a request unseen.
+    pub(super) fn refuse(&self, kind: ErrorKind, headers: &HeaderMap) -> Response<Body> {
+        ApiError::from(kind).response(Style::of(headers), self.state.services.clock.now())
+    }
+
+    fn observe(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        let mut last = self.last_answers.lock();
+        let metrics = &self.state.services.metrics;
+        let answers = last
+            .take_if(|answers| answers.are(method, route, status))
+            .unwrap_or_else(|| metrics.http_answers(method, route, status));
+        answers.observe(took);
+        *last = Some(answers);
+    }
+}
+
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Response<Body> {
-    let Services {
-        clock,
-        metrics,
-        access,
-        ..
-    } = &state.services;
+pub(super) async fn handle(
+    connection: &Connection,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let state = &*connection.state;
+    if request.version() == Version::HTTP_2 {
+        name_host(&mut request);
+    }
+    let Services { clock, access, .. } = &state.services;
     let started = clock.monotonic();
     let method = method_label(request.method());
     let style = Style::of(request.headers());
@@ -185,7 +225,7 @@ pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Respons
         let verb = resource.verb();
         verb != Verb::Get && verb.takes(request.method())
     });
-    let mut response = match answer(state, request, resource, style, started).await {
+    let mut response = match answer(connection, request, resource, style, started).await {
         Ok(response) => response,
         Err(error) => error.response(style, clock.now()),
     };
@@ -201,20 +241,32 @@ pub(super) async fn handle(state: &State, request: Request<Incoming>) -> Respons
     let took = clock.monotonic().saturating_sub(started);
     let status = response.status();
     let pattern = resource.map_or("unknown", Resource::pattern);
-    metrics.observe_http_request(method, pattern, status.as_u16(), took);
+    connection.observe(method, pattern, status.as_u16(), took);
     if is_write {
         state.counters.observe(status.is_success(), took);
     }
     response
 }
 
+/// The authority of an HTTP/2 request is what `Host` is in HTTP/1, and overrules it (RFC 9113 §8.3.1).
+fn name_host(request: &mut Request<Incoming>) {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let host = authority.and_then(|name| HeaderValue::from_str(name).ok());
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+}
+
 async fn answer(
-    state: &State,
+    connection: &Connection,
     request: Request<Incoming>,
     resource: Option<Resource<'_>>,
     style: Style,
     started: Duration,
 ) -> Answer {
+    let Connection {
+        state, deadline, ..
+    } = connection;
     let Services {
         access,
         clock,
@@ -228,7 +280,7 @@ async fn answer(
         Ok(Admitted::Call(resource, caller)) => (resource, caller),
         Err(error) => {
             let (parts, mut incoming) = request.into_parts();
-            body::discard(&parts.headers, &mut incoming, config).await;
+            body::discard(&parts, &mut incoming, config).await;
             return Err(error);
         }
     };
@@ -238,12 +290,12 @@ async fn answer(
             .saturating_sub(clock.monotonic().saturating_sub(started))
     };
     let (parts, mut incoming) = request.into_parts();
-    let reading = read_body(state, &parts.headers, &mut incoming, resource, remaining());
-    let (body, _memory) = match reading.await {
+    let reading = read_body(connection, &parts, &mut incoming, resource, remaining());
+    let (body, memory) = match reading.await {
         Ok(read) => read,
         Err(kind @ (ErrorKind::BodyTimeout | ErrorKind::BodyIncomplete)) => return Err(kind.into()),
         Err(kind) => {
-            body::discard(&parts.headers, &mut incoming, config).await;
+            body::discard(&parts, &mut incoming, config).await;
             return Err(kind.into());
         }
     };
@@ -254,10 +306,11 @@ async fn answer(
         query: Query::new(parts.uri.query()),
         style,
     };
-    match tokio::time::timeout(remaining(), dispatch(&ask, resource, &body)).await {
+    let dispatched = dispatch(&ask, resource, body, memory);
+    match deadline.bound(remaining(), dispatched).await {
         Ok(answer) => answer,
-        Err(_) if resource.verb() == Verb::Get => Err(ErrorKind::QueryTimeout.into()),
-        Err(_) => Err(ErrorKind::OutcomeUnknown.into()),
+        Err(Late) if resource.verb() == Verb::Get => Err(ErrorKind::QueryTimeout.into()),
+        Err(Late) => Err(ErrorKind::OutcomeUnknown.into()),
     }
 }
 
@@ -305,41 +358,51 @@ fn admit<'p>(
 
 /// The body of a write, with the memory that a batch was given for it; nothing for a read.
 async fn read_body(
-    state: &State,
-    headers: &HeaderMap,
+    connection: &Connection,
+    parts: &Parts,
     incoming: &mut Incoming,
     resource: Resource<'_>,
-    timeout: Duration,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ErrorKind> {
+    patience: Duration,
+) -> Result<(Bytes, Option<Memory>), ErrorKind> {
+    let Connection {
+        state, deadline, ..
+    } = connection;
     let config = &state.services.config;
     let declared = incoming.size_hint().exact();
     match (resource.verb(), resource) {
         (Verb::Get, _) => Ok((Bytes::new(), None)),
         (_, Resource::Batch) => {
             let bytes_max = config.batch_bytes_max;
-            body::check_head(headers, declared, bytes_max)?;
+            body::check_head(parts, declared, bytes_max)?;
             let memory = state.batch_budget.reserve(declared, bytes_max)?;
-            Ok((
-                body::read(incoming, bytes_max, timeout).await?,
-                Some(memory),
-            ))
+            let body = body::read(incoming, bytes_max, deadline, patience).await?;
+            Ok((body, Some(memory)))
         }
         _ => {
             let bytes_max = config.body_bytes_max;
-            body::check_head(headers, declared, bytes_max)?;
-            Ok((body::read(incoming, bytes_max, timeout).await?, None))
+            body::check_head(parts, declared, bytes_max)?;
+            let body = body::read(incoming, bytes_max, deadline, patience).await?;
+            Ok((body, None))
         }
     }
 }
 
-async fn dispatch(ask: &Ask<'_>, resource: Resource<'_>, body: &Bytes) -> Answer {
+async fn dispatch(
+    ask: &Ask<'_>,
+    resource: Resource<'_>,
+    body: Bytes,
+    memory: Option<Memory>,
+) -> Answer {
+    if let (Resource::Batch, Some(memory)) = (resource, memory) {
+        return batch::create(ask, body, memory).await;
+    }
+    let body = &body;
     match resource {
         Resource::Health => Ok(status::health(ask)),
         Resource::Livez => Ok(status::livez()),
         Resource::Readyz => Ok(status::readyz(ask)),
         Resource::Metrics => Ok(status::metrics(ask)),
         Resource::Transactions => transactions::create(ask, body).await,
-        Resource::Batch => batch::create(ask, body).await,
         Resource::PendingTransactions => transactions::pending(ask).await,
         Resource::Transaction(id) => transactions::read(ask, id).await,
         Resource::TransactionStatus(id) => transactions::set_status(ask, id, body).await,
@@ -356,8 +419,8 @@ async fn dispatch(ask: &Ask<'_>, resource: Resource<'_>, body: &Bytes) -> Answer
         Resource::Sequence => Ok(status::sequence(ask)),
         Resource::ServiceMetrics => Ok(status::service_metrics(ask)),
         Resource::WebSocketInfo => Ok(status::websocket_info(ask)),
-        // Why unreachable: the request went to the upgrade handler, which needs it whole.
-        Resource::WebSocket => Err(ErrorKind::Internal.into()),
+        // Why unreachable: the request went to the upgrade handler, which needs it whole; a batch has its memory.
+        Resource::WebSocket | Resource::Batch => Err(ErrorKind::Internal.into()),
     }
 }
 

@@ -5,7 +5,7 @@ use super::error::{ApiError, ErrorKind};
 use super::json::read_object;
 use super::parse::{self, Amending, SCORE_FIELDS, STATUS_FIELDS, TRANSFER_FIELDS};
 use super::service::{Answer, Ask, Services};
-use crate::event::{TimestampText, write_sequence};
+use crate::event::write_sequence;
 use crate::ledger::{
     AmendCommand, Change, Command, Receipt, Refusal, Reply, SubmitError, TransactionRecord,
 };
@@ -38,7 +38,7 @@ pub(super) fn created(reply: &Reply) -> Answer {
         return Err(ErrorKind::Internal.into());
     };
     let mut out = Vec::with_capacity(256);
-    write_receipt(&mut out, receipt, &mut TimestampText::default());
+    answer::with_time(|time| write_receipt(&mut out, receipt, time));
     let mut response = answer::json(StatusCode::CREATED, out);
     if let Some(location) = location(receipt) {
         response.headers_mut().insert(LOCATION, location);

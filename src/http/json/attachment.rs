@@ -1,6 +1,7 @@
 //! `metadata` and `details`: objects that are kept as the client sent them, but for white space.
 
-use super::keys::check_keys;
+use super::keys::Survey;
+use super::scan::Inner;
 use std::borrow::Cow;
 
 /// Why an attached object is refused.
@@ -22,58 +23,34 @@ pub(in crate::http) fn attachment(
     if !text.starts_with('{') {
         return Err(AttachmentError::NotAnObject);
     }
-    let compact = compact(text);
-    if compact.len() > bytes_max {
+    let survey = Survey::of(text);
+    if text.len().saturating_sub(survey.space_bytes) > bytes_max {
         return Err(AttachmentError::TooLarge);
     }
-    if depth(&compact) > depth_max {
+    if survey.depth > depth_max {
         return Err(AttachmentError::TooDeep);
     }
-    check_keys(&compact).map_err(AttachmentError::Malformed)?;
-    Ok(compact.into())
+    match survey.fault {
+        Some(fault) => Err(AttachmentError::Malformed(fault)),
+        None if survey.space_bytes == 0 => Ok(text.into()),
+        None => Ok(compact(text).into()),
+    }
 }
 
 /// Valid JSON without the white space between its tokens.
 fn compact(json: &str) -> String {
-    let mut outside = Outside::default();
-    json.chars()
-        .filter(|c| !(outside.step(*c) && c.is_ascii_whitespace()))
-        .collect()
-}
-
-/// How deep objects and arrays nest in valid JSON; 0 for a scalar.
-fn depth(json: &str) -> usize {
-    let (mut outside, mut level, mut deepest) = (Outside::default(), 0_usize, 0);
-    for c in json.chars().filter(|c| outside.step(*c)) {
-        match c {
-            '{' | '[' => level = level.saturating_add(1),
-            '}' | ']' => level = level.saturating_sub(1),
-            _ => {}
-        }
-        deepest = level.max(deepest);
+    let mut compact = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(quote) = rest.find('"') {
+        let (between, string) = rest.split_at(quote);
+        compact.extend(between.split_ascii_whitespace());
+        let (_, end) = Inner::at(string, 1);
+        let (string, behind) = string.split_at((end + 1).min(string.len()));
+        compact.push_str(string);
+        rest = behind;
     }
-    deepest
-}
-
-/// Walks over valid JSON and knows what stands outside of strings.
-#[derive(Default)]
-struct Outside {
-    in_string: bool,
-    escaped: bool,
-}
-
-impl Outside {
-    /// Takes the next character; whether it stands outside of a string (an opening quote does not).
-    fn step(&mut self, c: char) -> bool {
-        if self.in_string {
-            self.in_string = self.escaped || c != '"';
-            self.escaped = c == '\\' && !self.escaped;
-            false
-        } else {
-            self.in_string = c == '"';
-            !self.in_string
-        }
-    }
+    compact.extend(rest.split_ascii_whitespace());
+    compact
 }
 
 #[cfg(test)]

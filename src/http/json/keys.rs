@@ -1,30 +1,38 @@
 //! Repeated keys: found in one pass, whatever a hostile body does.
 
-use super::unescape;
+use super::scan::{Inner, is_space};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashSet;
+
+/// Keys of an object that are compared one by one.
+const FEW_MAX: usize = 8;
 
 /// The keys of one object as far as they were read. A few are compared one by one; beyond that a keyed hash set keeps
 /// hostile objects from costing quadratic time.
 #[derive(Default)]
 pub(super) struct KeysSeen<'b> {
-    few: Vec<Cow<'b, str>>,
-    many: HashSet<Cow<'b, str>>,
+    /// Those without escapes among the first, `few_len` of them; an array, since nearly every body has few.
+    few: [&'b str; FEW_MAX],
+    few_len: usize,
+    many: Option<HashSet<Cow<'b, str>>>,
 }
 
 impl<'b> KeysSeen<'b> {
-    const FEW_MAX: usize = 16;
-
     /// Whether `key` is new.
     pub(super) fn insert(&mut self, key: Cow<'b, str>) -> bool {
-        if self.few.contains(&key) {
+        let few = self.few.get(..self.few_len).unwrap_or_default();
+        if few.contains(&&*key) {
             return false;
         }
-        if self.few.len() < Self::FEW_MAX {
-            self.few.push(key);
-            return true;
+        match (self.few.get_mut(self.few_len), key) {
+            (Some(place), Cow::Borrowed(key)) if self.many.is_none() => {
+                *place = key;
+                self.few_len += 1;
+                true
+            }
+            (_, key) => self.many.get_or_insert_default().insert(key),
         }
-        self.many.insert(key)
     }
 }
 
@@ -34,71 +42,120 @@ pub(super) fn repeated(key: &str) -> String {
     format!("repeated key {shown:?}")
 }
 
-/// How deep a value may nest that is read only to look for repeated keys.
+/// What is wrong with a string that is no Unicode text.
+pub(super) const HALF_A_CHARACTER: &str = "half a surrogate pair in a string";
+
+/// How deep a value may nest whose keys are compared.
 const DEPTH_MAX: usize = 128;
 
-/// An object or array that is open while [`check_keys`] walks by.
-enum Level<'b> {
-    Array,
-    Object {
-        keys: KeysSeen<'b>,
-        key_is_next: bool,
-    },
+/// An object or array that is open while [`Survey::of`] walks by.
+struct Level<'b> {
+    is_object: bool,
+    key_is_next: bool,
+    /// Where its keys begin among those of all open objects.
+    keys_from: usize,
+    /// Those beyond the few that are compared one by one.
+    many: Option<HashSet<Cow<'b, str>>>,
 }
 
-/// Looks for a repeated key in any object of `json`, which is valid JSON. One pass and a bounded stack of its own:
-/// hostile nesting costs neither quadratic time nor the thread's stack.
-pub(super) fn check_keys(json: &str) -> Result<(), Cow<'static, str>> {
-    let mut levels: Vec<Level<'_>> = Vec::new();
-    let mut rest = json;
-    while let Some(at) = rest.find(['{', '[', '}', ']', ',', '"']) {
-        let (head, tail) = rest.split_at(at.saturating_add(1));
-        rest = tail;
-        match head.as_bytes().last() {
-            Some(b'{') => levels.push(Level::Object {
-                keys: KeysSeen::default(),
-                key_is_next: true,
-            }),
-            Some(b'[') => levels.push(Level::Array),
-            Some(b'"') => {
-                let inner;
-                (inner, rest) = tail.split_at(string_end(tail));
-                rest = rest.strip_prefix('"').unwrap_or(rest);
-                let key = unescape(inner).ok_or("half a surrogate pair in a string")?;
-                if let Some(Level::Object {
-                    keys,
-                    key_is_next: next @ true,
-                }) = levels.last_mut()
-                {
-                    *next = false;
-                    if !keys.insert(key.clone()) {
-                        return Err(repeated(&key).into());
+/// Room for what is open, and for the keys of that, in a usual attachment.
+type Levels<'b> = SmallVec<[Level<'b>; 2]>;
+type Keys<'b> = SmallVec<[Cow<'b, str>; FEW_MAX]>;
+
+/// What one pass over a value finds.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Levels of objects and arrays; 0 for a scalar.
+    pub(super) depth: usize,
+    /// Bytes of white space between the tokens.
+    pub(super) space_bytes: usize,
+    /// The first of: a repeated key in any object, half a character in a string, too many levels.
+    pub(super) fault: Option<Cow<'static, str>>,
+}
+
+impl Survey {
+    /// Walks over `json`, which is valid JSON. One pass and a bounded stack of its own: hostile nesting costs neither
+    /// quadratic time nor the thread's stack.
+    pub(super) fn of(json: &str) -> Self {
+        let mut survey = Self::default();
+        let mut levels: Levels<'_> = SmallVec::new();
+        let mut keys: Keys<'_> = SmallVec::new();
+        // May be more than `levels` has, which stops at its bound.
+        let mut depth = 0_usize;
+        let bytes = json.as_bytes();
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            at += 1;
+            match byte {
+                b'{' | b'[' => {
+                    depth += 1;
+                    survey.depth = survey.depth.max(depth);
+                    if depth > DEPTH_MAX {
+                        survey.note(|| "nested too deeply".into());
+                    } else {
+                        levels.push(Level {
+                            is_object: *byte == b'{',
+                            key_is_next: *byte == b'{',
+                            keys_from: keys.len(),
+                            many: None,
+                        });
                     }
                 }
-            }
-            Some(b',') => {
-                if let Some(Level::Object { key_is_next, .. }) = levels.last_mut() {
-                    *key_is_next = true;
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    if levels.len() > depth
+                        && let Some(closed) = levels.pop()
+                    {
+                        keys.truncate(closed.keys_from);
+                    }
                 }
-            }
-            _ => {
-                levels.pop();
+                b'"' => {
+                    let (inner, end) = Inner::at(json, at);
+                    at = end + 1;
+                    let level = levels.last_mut().filter(|_| depth <= DEPTH_MAX);
+                    survey.string(inner, level, &mut keys);
+                }
+                b',' => {
+                    if let Some(level) = levels.last_mut() {
+                        level.key_is_next = level.is_object;
+                    }
+                }
+                byte if is_space(*byte) => survey.space_bytes += 1,
+                _ => {}
             }
         }
-        if levels.len() > DEPTH_MAX {
-            return Err("nested too deeply".into());
+        survey
+    }
+
+    /// A string, which is a key if one is next at its level.
+    fn string<'b>(&mut self, inner: Inner<'b>, level: Option<&mut Level<'b>>, keys: &mut Keys<'b>) {
+        let Some(text) = inner.unescape() else {
+            self.note(|| HALF_A_CHARACTER.into());
+            return;
+        };
+        let Some(level) = level.filter(|level| level.key_is_next) else {
+            return;
+        };
+        level.key_is_next = false;
+        let few = keys.get(level.keys_from..).unwrap_or_default();
+        if few.contains(&text) || level.many.as_ref().is_some_and(|many| many.contains(&text)) {
+            self.note(|| repeated(&text).into());
+        } else if few.len() < FEW_MAX {
+            keys.push(text);
+        } else {
+            level.many.get_or_insert_default().insert(text);
         }
     }
-    Ok(())
+
+    fn note(&mut self, fault: impl FnOnce() -> Cow<'static, str>) {
+        self.fault.get_or_insert_with(fault);
+    }
 }
 
-/// Where the closing quote stands in what follows an opening one.
-fn string_end(text: &str) -> usize {
-    let mut escaped = false;
-    let end = text.bytes().position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    });
-    end.unwrap_or(text.len())
+/// Looks for a repeated key in any object of `json`, which is valid JSON.
+pub(super) fn check_keys(json: &str) -> Result<(), Cow<'static, str>> {
+    if !json.starts_with(['{', '[', '"']) {
+        return Ok(());
+    }
+    Survey::of(json).fault.map_or(Ok(()), Err)
 }
