@@ -5,8 +5,10 @@
 //! the same parsers, each into a [`Settings`] of its own, and the stronger layer is laid over the weaker one. There are
 //! no defaults here: they stand in the `Config` of the part that they are for, and the help asks for them there.
 
+mod bench;
 mod tools;
 
+pub use bench::{Bench, BenchOptions, Choice, CompareOptions, Rate, SubscribeTo};
 pub use tools::{Tool, ToolInvocation};
 
 use crate::config::{self, Mode};
@@ -116,6 +118,12 @@ enum Command {
     Serve(CommandArgs),
     #[command(flatten)]
     Tool(tools::Command),
+    /// Load a service with payments, and check that none was lost
+    ///
+    /// Without options: starts an instance of its own in a folder of its own, loads it, prints what it measured, checks
+    /// that everything acknowledged is in the journal and in the balances, and leaves nothing behind.
+    #[command(args_conflicts_with_subcommands = true)]
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -125,6 +133,9 @@ struct CommandArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    /// Stop in order when the process of this number, which started this one, dies
+    #[arg(long, hide = true)]
+    stop_with_parent: Option<i32>,
 }
 
 /// Every setting of `dev` and `serve`, as one layer gives it: `None` is "not given here".
@@ -455,6 +466,8 @@ pub enum Asked {
     Service(Invocation),
     /// A command beside it.
     Tool(ToolInvocation),
+    /// The load generator.
+    Bench(Bench),
 }
 
 /// The service, with what it was told.
@@ -466,6 +479,8 @@ pub struct Invocation {
     pub config_file: Option<PathBuf>,
     /// The flags over the environment.
     pub settings: Settings,
+    /// Stop in order when the process of this number, which started this one, dies: for who starts an instance for a while.
+    pub stops_with_parent: Option<i32>,
 }
 
 /// Why there is nothing to run.
@@ -514,11 +529,19 @@ pub fn parse_from(
             let flags = CommandArgs {
                 config: asked.config_file,
                 settings: asked.settings,
+                stop_with_parent: None,
             };
             // The environment is that of the service: both read one set of variables.
             let read = layered(Mode::Serve, flags, variable)?;
             (asked.config_file, asked.settings) = (read.config_file, read.settings);
             Asked::Tool(asked)
+        }
+        Command::Bench(args) => {
+            let bench = Bench::from(args);
+            if let Bench::Run(options) = &bench {
+                options.check().map_err(Stop::Usage)?;
+            }
+            Asked::Bench(bench)
         }
     })
 }
@@ -555,7 +578,21 @@ fn layered(
         mode,
         config_file,
         settings,
+        stops_with_parent: flags.stop_with_parent,
     })
+}
+
+/// This program's file, for who starts another instance of it.
+///
+/// # Errors
+/// What the system says.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// The variables that the service reads, for who starts an instance that shall not hear of them.
+pub fn service_variables() -> impl Iterator<Item = String> {
+    variables().into_iter().map(|(_, variable)| variable)
 }
 
 fn parse_layer(args: Vec<OsString>) -> Result<Cli, clap::Error> {
@@ -636,6 +673,7 @@ fn variables() -> Vec<(String, String)> {
         return Vec::new();
     };
     dev.get_arguments()
+        .filter(|arg| !arg.is_hide_set())
         .filter_map(|arg| {
             Some((
                 arg.get_long()?.to_owned(),
@@ -687,7 +725,7 @@ mod tests {
         };
         match parse_from(args.iter().map(OsString::from).collect(), &variable)? {
             Asked::Service(invocation) => Ok(invocation),
-            Asked::Tool(tool) => panic!("{tool:?} is not the service"),
+            other => panic!("{other:?} is not the service"),
         }
     }
 

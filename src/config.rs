@@ -144,6 +144,7 @@ impl Config {
             mode,
             config_file,
             settings,
+            stops_with_parent: _,
         } = invocation;
         let settings = match config_file {
             None => settings,
@@ -852,6 +853,7 @@ mod tests {
                 mode: Mode::Dev,
                 config_file,
                 settings,
+                stops_with_parent: None,
             })
         };
         let flags = Settings {
@@ -877,6 +879,7 @@ mod tests {
             mode,
             config_file,
             settings,
+            stops_with_parent: None,
         })
         .unwrap_err();
         assert!(error.to_string().contains(&missing.display().to_string()));
