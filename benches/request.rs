@@ -80,9 +80,10 @@ impl Running {
             ..ledger::Config::default()
         };
         let loaded = Loaded::read(&ledger_config).unwrap();
+        let replayed = loaded.replay(&journal, &clock, &|| false).unwrap();
         let ledger = Ledger::start(
             ledger_config,
-            loaded,
+            replayed.unwrap(),
             journal,
             &clock,
             &metrics,

@@ -5,9 +5,11 @@
 //! the same parsers, each into a [`Settings`] of its own, and the stronger layer is laid over the weaker one. There are
 //! no defaults here: they stand in the `Config` of the part that they are for, and the help asks for them there.
 
+mod bench;
 mod exit;
 mod tools;
 
+pub use bench::{Bench, BenchOptions, Choice, CompareOptions, Rate, SubscribeTo};
 pub use exit::Exit;
 pub use tools::{Tool, ToolInvocation};
 
@@ -57,6 +59,12 @@ enum Command {
     Serve(CommandArgs),
     #[command(flatten)]
     Tool(tools::Command),
+    /// Load a service with payments, and check that none was lost
+    ///
+    /// Without options: starts an instance of its own in a folder of its own, loads it, prints what it measured, checks
+    /// that everything acknowledged is in the journal and in the balances, and leaves nothing behind.
+    #[command(args_conflicts_with_subcommands = true)]
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -66,6 +74,9 @@ struct CommandArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    /// Stop in order when the process of this number, which started this one, dies
+    #[arg(long, hide = true)]
+    stop_with_parent: Option<i32>,
 }
 
 /// Every setting of `dev` and `serve`, as one layer gives it: `None` is "not given here".
@@ -400,6 +411,8 @@ pub enum Asked {
     Service(Invocation),
     /// A command beside it.
     Tool(ToolInvocation),
+    /// The load generator.
+    Bench(Bench),
 }
 
 /// The service, with what it was told.
@@ -411,6 +424,8 @@ pub struct Invocation {
     pub config_file: Option<PathBuf>,
     /// The flags over the environment.
     pub settings: Settings,
+    /// Stop in order when the process of this number, which started this one, dies: for who starts an instance for a while.
+    pub stops_with_parent: Option<i32>,
 }
 
 /// Why there is nothing to run.
@@ -469,6 +484,7 @@ fn read(args: Vec<OsString>, variable: &dyn Fn(&str) -> Option<OsString>) -> Res
             let flags = CommandArgs {
                 config: asked.config_file,
                 settings: asked.settings,
+                stop_with_parent: None,
             };
             // The variables are those of the service; one that says nothing to this command does not stop it.
             let used: Vec<String> = asked.tool.settings().map(variable_of).collect();
@@ -480,6 +496,13 @@ fn read(args: Vec<OsString>, variable: &dyn Fn(&str) -> Option<OsString>) -> Res
             let read = layered(Mode::Serve, flags, &variable)?;
             (asked.config_file, asked.settings) = (read.config_file, read.settings);
             Asked::Tool(asked)
+        }
+        Command::Bench(args) => {
+            let bench = Bench::from(args);
+            if let Bench::Run(options) = &bench {
+                options.check().map_err(Stop::Usage)?;
+            }
+            Asked::Bench(bench)
         }
     })
 }
@@ -516,7 +539,21 @@ fn layered(
         mode,
         config_file,
         settings,
+        stops_with_parent: flags.stop_with_parent,
     })
+}
+
+/// This program's file, for who starts another instance of it.
+///
+/// # Errors
+/// What the system says.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// The variables that the service reads, for who starts an instance that shall not hear of them.
+pub fn service_variables() -> impl Iterator<Item = String> {
+    variables().into_iter().map(|(_, variable)| variable)
 }
 
 fn parse_layer(args: Vec<OsString>) -> Result<Cli, clap::Error> {
@@ -602,6 +639,7 @@ fn variables() -> Vec<(String, String)> {
         return Vec::new();
     };
     dev.get_arguments()
+        .filter(|arg| !arg.is_hide_set())
         .filter_map(|arg| {
             Some((
                 arg.get_long()?.to_owned(),
@@ -653,7 +691,7 @@ mod tests {
         };
         match parse_from(args.iter().map(OsString::from).collect(), &variable)? {
             Asked::Service(invocation) => Ok(invocation),
-            Asked::Tool(tool) => panic!("{tool:?} is not the service"),
+            other => panic!("{other:?} is not the service"),
         }
     }
 

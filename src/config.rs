@@ -153,6 +153,7 @@ impl Config {
             mode,
             config_file,
             settings,
+            stops_with_parent: _,
         } = invocation;
         let settings = match config_file {
             None => settings,
@@ -868,6 +869,7 @@ mod tests {
                 mode: Mode::Dev,
                 config_file,
                 settings,
+                stops_with_parent: None,
             })
         };
         let flags = Settings {
@@ -893,6 +895,7 @@ mod tests {
             mode,
             config_file,
             settings,
+            stops_with_parent: None,
         })
         .unwrap_err();
         assert!(error.to_string().contains(&missing.display().to_string()));

@@ -15,6 +15,7 @@ pub mod http;
 pub mod ids;
 pub mod journal;
 pub mod ledger;
+pub mod load;
 pub mod logging;
 pub mod metrics;
 pub mod money;

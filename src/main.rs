@@ -1,12 +1,15 @@
 //! argv → [`Config`] → log → runtime → [`app::run`] → exit code. The only place that ends the process.
 
 use echopay::app;
-use echopay::cli::{self, Asked, Exit, Stop, ToolInvocation};
+use echopay::cli::{self, Asked, Exit, Stop};
 use echopay::config::Config;
+use echopay::load;
 use echopay::logging;
 use echopay::tasks::Supervisor;
 use echopay::tools;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,11 +20,17 @@ const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let exit = match cli::parse() {
-        Ok(Asked::Service(invocation)) => match Config::load(invocation) {
-            Ok(config) => serve(config),
-            Err(error) => say(Exit::Usage, &error.to_string()),
-        },
-        Ok(Asked::Tool(invocation)) => run_tool(invocation),
+        Ok(Asked::Service(invocation)) => {
+            let stops_with_parent = invocation.stops_with_parent;
+            match Config::load(invocation) {
+                Ok(config) => stops_with_parent
+                    .and_then(stop_with_parent)
+                    .unwrap_or_else(|| serve(config)),
+                Err(error) => say(Exit::Usage, &error.to_string()),
+            }
+        }
+        Ok(Asked::Tool(invocation)) => run_tool(|| tools::run(invocation)),
+        Ok(Asked::Bench(bench)) => run_tool(|| load::run(&bench)),
         Err(Stop::Print(text)) => {
             let _stdout_is_closed = std::io::stdout().write_all(text.as_bytes());
             Exit::Success
@@ -33,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 /// Its result stands on stdout, so the log tells only what is wrong.
-fn run_tool(invocation: ToolInvocation) -> Exit {
+fn run_tool(run: impl FnOnce() -> Exit) -> Exit {
     let logging = logging::Config {
         level: "warn".into(),
         ..logging::Config::default()
@@ -43,9 +52,20 @@ fn run_tool(invocation: ToolInvocation) -> Exit {
         Err(reason) => return say(Exit::Internal, &reason),
     };
     raise_open_files_limit();
-    let exit = tools::run(invocation);
+    let exit = run();
     log.flush();
     exit
+}
+
+/// Asks for `SIGTERM` when the parent dies, whose number it is told. The exit, if it has died already.
+fn stop_with_parent(pid: i32) -> Option<Exit> {
+    if let Err(reason) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        let line = format!("cannot watch the parent: {reason}");
+        return Some(say(Exit::Internal, &line));
+    }
+    // Asked for too late, nothing would ever come: the parent is another one then.
+    let is_there = getppid().is_some_and(|parent| parent.as_raw_nonzero().get() == pid);
+    (!is_there).then_some(Exit::Success)
 }
 
 fn serve(config: Config) -> Exit {

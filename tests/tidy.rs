@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word, and the files (with their folder of submodules) or folders of `src/` where alone it may stand.
-const DOORS: [(&str, &[&str]); 17] = [
+const DOORS: [(&str, &[&str]); 20] = [
     ("sled::", &["journal/store.rs"]),
     ("bincode::", &["journal/codec.rs"]),
     ("rdkafka::", &["pipeline/producer.rs"]),
@@ -29,7 +29,13 @@ const DOORS: [(&str, &[&str]); 17] = [
         &["http/", "ws/upgrade.rs", "tools/backup.rs"],
     ),
     ("zstd::", &["tools/files.rs"]),
-    ("tokio_tungstenite::", &["ws/"]),
+    ("tokio_tungstenite::", &["ws/", "load/subscribers.rs"]),
+    (
+        "hdrhistogram::",
+        &["load/tally.rs", "load/outcome.rs", "load/subscribers.rs"],
+    ),
+    ("rand::", &["load/draw.rs"]),
+    ("rand_distr::", &["load/draw.rs"]),
     ("SystemTime::now", &["clock.rs"]),
     ("Instant::now", &["clock.rs"]),
     ("std::env::", &["cli.rs"]),
@@ -38,7 +44,7 @@ const DOORS: [(&str, &[&str]); 17] = [
 ];
 
 /// A module of `src/`, and the modules that it may name. `app` and `main` may name all.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("types", &[]),
     ("clock", &["types"]),
     ("watermark", &["types"]),
@@ -137,6 +143,12 @@ const ARROWS: [(&str, &[&str]); 19] = [
         &[
             "cli", "clock", "config", "event", "ids", "journal", "ledger", "metrics", "money",
             "pipeline", "tasks", "types",
+        ],
+    ),
+    (
+        "load",
+        &[
+            "cli", "clock", "config", "shutdown", "tasks", "tools", "types",
         ],
     ),
 ];

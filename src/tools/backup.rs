@@ -73,7 +73,7 @@ pub(super) fn run(
     progress: &Progress,
 ) -> Result<Report, ToolError> {
     let place = Place::of(from.url)?;
-    let token = from.token_file.map(read_token).transpose()?;
+    let token = from.token_file.map(token).transpose()?;
     let mut file = Sink::create(output)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,19 +87,21 @@ pub(super) fn run(
     Ok(report)
 }
 
-/// Where the service listens.
+/// Where a service listens, as `--url` tells it.
 #[derive(PartialEq, Eq, Debug)]
-struct Place {
+pub(crate) struct Place {
     /// For `Host`, and in errors.
-    authority: String,
-    host: String,
-    port: u16,
-    /// Of the backup.
-    path: String,
+    pub(crate) authority: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Before each path, without a slash at its end.
+    pub(crate) prefix: String,
 }
 
 impl Place {
-    fn of(url: &str) -> Result<Self, ToolError> {
+    /// # Errors
+    /// [`ToolError::Usage`] for what is no `http://host[:port][/prefix]`.
+    pub(crate) fn of(url: &str) -> Result<Self, ToolError> {
         let usage = |what: &str| ToolError::Usage(format!("--url {url}: {what}"));
         let uri: Uri = url.parse().map_err(|_| usage("not a URL"))?;
         match uri.scheme_str() {
@@ -120,7 +122,7 @@ impl Place {
             authority: authority.to_string(),
             host: host.to_owned(),
             port: authority.port_u16().unwrap_or(80),
-            path: format!("{}{PATH}", uri.path().trim_end_matches('/')),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
         })
     }
 
@@ -129,14 +131,27 @@ impl Place {
     }
 }
 
-fn read_token(path: &Path) -> Result<HeaderValue, ToolError> {
-    let text = std::fs::read_to_string(path).map_err(ToolError::io("read", path))?;
-    let wrong = || ToolError::Usage(format!("{} holds no token", path.display()));
-    let token = Some(text.trim()).filter(|token| !token.is_empty());
-    let token = token.ok_or_else(wrong)?;
-    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| wrong())?;
+fn token(path: &Path) -> Result<HeaderValue, ToolError> {
+    let mut value = HeaderValue::try_from(read_bearer(path)?).map_err(|_| no_token(path))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// `Authorization` with the token that a file holds.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub(crate) fn read_bearer(path: &Path) -> Result<String, ToolError> {
+    let text = std::fs::read_to_string(path).map_err(ToolError::io("read", path))?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(no_token(path));
+    }
+    Ok(format!("Bearer {token}"))
+}
+
+fn no_token(path: &Path) -> ToolError {
+    ToolError::Usage(format!("{} holds no token", path.display()))
 }
 
 async fn ask(place: &Place, token: Option<&HeaderValue>) -> Result<Response<Incoming>, ToolError> {
@@ -152,7 +167,7 @@ async fn ask(place: &Place, token: Option<&HeaderValue>) -> Result<Response<Inco
     Supervisor::new().spawn_task("backup-connection", OnExit::Continue, async move {
         let _ended = connection.await;
     });
-    let mut request = Request::get(place.path.as_str())
+    let mut request = Request::get(format!("{}{PATH}", place.prefix))
         .header(HOST, place.authority.as_str())
         .header(ACCEPT, "application/octet-stream");
     if let Some(token) = token {
@@ -249,7 +264,7 @@ mod tests {
     fn an_address_is_taken_apart_and_what_is_not_spoken_is_refused() {
         let place = Place::of("http://[::1]:9/ledger/").unwrap();
         assert_eq!((&*place.host, place.port), ("::1", 9));
-        assert_eq!(place.path, "/ledger/api/v1/backup");
+        assert_eq!(place.prefix, "/ledger");
         assert_eq!(Place::of("http://a").unwrap().port, 80);
         for (url, what) in [
             ("https://a", "only http://"),

@@ -24,12 +24,14 @@ mod restore;
 mod store;
 mod verify;
 
+pub(crate) use backup::{Place as ServicePlace, read_bearer};
 pub use error::ToolError;
+pub(crate) use progress::{Line, Progress};
+pub(crate) use verify::brief as verify_folder;
 
 use crate::cli::{Exit, Tool, ToolInvocation};
 use crate::config::ToolConfig;
 use files::is_pipe;
-use progress::Progress;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -7,29 +7,59 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Draws on stderr. Cheap to ask often: it draws at most ten times a second.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     is_quiet: bool,
 }
 
 impl Progress {
     /// `is_quiet`: draws nothing, wherever stderr goes.
-    pub(super) const fn new(is_quiet: bool) -> Self {
+    pub(crate) const fn new(is_quiet: bool) -> Self {
         Self { is_quiet }
     }
 
+    /// A line for work whose end is a time, not a number.
+    pub(crate) fn line(&self) -> Line {
+        let target = self.target();
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.enable_steady_tick(REDRAW);
+        Line { bar }
+    }
+
     /// A bar for one step of the command, towards `total` of its `unit` (`events`, `bytes`, …).
-    pub(super) fn step(&self, what: &'static str, unit: &'static str, total: u64) -> Step {
-        // Why not a terminal's question here: indicatif asks, and hides the bar elsewhere.
-        let target = if self.is_quiet {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr_with_hz(10)
-        };
-        let bar = ProgressBar::with_draw_target(Some(total), target)
+    pub(crate) fn step(&self, what: &'static str, unit: &'static str, total: u64) -> Step {
+        let bar = ProgressBar::with_draw_target(Some(total), self.target())
             .with_style(style(unit))
             .with_message(what);
         bar.enable_steady_tick(REDRAW);
         Step { bar }
+    }
+
+    fn target(&self) -> ProgressDrawTarget {
+        // Why not a terminal's question here: indicatif asks, and hides the bar elsewhere.
+        if self.is_quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(10)
+        }
+    }
+}
+
+/// A line that says what is going on; its drop takes it away.
+#[derive(Debug)]
+pub(crate) struct Line {
+    bar: ProgressBar,
+}
+
+impl Line {
+    /// From now on it says this.
+    pub(crate) fn say(&self, what: String) {
+        self.bar.set_message(what);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
@@ -44,13 +74,13 @@ fn style(unit: &str) -> ProgressStyle {
 
 /// One step under way; its drop takes the bar away.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     bar: ProgressBar,
 }
 
 impl Step {
     /// How far it is.
-    pub(super) fn at(&self, position: u64) {
+    pub(crate) fn at(&self, position: u64) {
         self.bar.set_position(position);
     }
 }

@@ -57,6 +57,19 @@ pub(super) fn run(
     checked.map(|()| report)
 }
 
+/// The same for who wants it in a line: whether the folder is whole, and what was found.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn brief(
+    config: &ToolConfig,
+    kafka: bool,
+    progress: &Progress,
+) -> Result<(bool, String), ToolError> {
+    let report = run(config, kafka, progress)?;
+    Ok((report.is_whole(), report.line()))
+}
+
 fn check(
     config: &ToolConfig,
     kafka: bool,

@@ -2,6 +2,7 @@
 
 mod auth;
 mod backup_restore;
+mod bench;
 mod cli;
 mod crash;
 mod data_folder;

@@ -239,6 +239,35 @@ impl Report {
         self.findings.is_empty()
     }
 
+    /// In one line: what was counted, or the first of what is wrong.
+    pub(super) fn line(&self) -> String {
+        if let Some(first) = self.findings.first() {
+            let all = self.findings.len() as u64 + self.findings_left_out;
+            return format!("{all} findings, the first: {first}");
+        }
+        let mut text = match &self.journal {
+            Some(journal) => format!("{} entries in {} pages", journal.entries, journal.pages),
+            None => "no journal".into(),
+        };
+        if let Some(books) = &self.books {
+            use fmt::Write as _;
+            let zero =
+                |row: &&CurrencyReport| row.sum.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+            let sums = books.currencies.iter().filter(zero).count();
+            let _infallible = write!(
+                text,
+                " and {} wallets add up, {sums} of {} currencies sum to zero",
+                books.wallets,
+                books.currencies.len()
+            );
+        }
+        if let Some(kafka) = &self.kafka {
+            use fmt::Write as _;
+            let _infallible = write!(text, "; topic: {kafka}");
+        }
+        text
+    }
+
     pub(super) fn find(&mut self, finding: Finding) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
