@@ -49,6 +49,10 @@ pub struct Config {
     /// For how long a topic must end before what was acknowledged until that is believed, in milliseconds. Default 5,000:
     /// a broker that has just come back tells an old end for a moment.
     pub lost_records_confirm_ms: u64,
+    /// Idempotent only: for how long a start waits for an open transaction that hides the end of a partition, in
+    /// milliseconds. Default 30,000, above what a killed process's transactions take to be given up; afterwards it goes on
+    /// and may send events twice. Exactly once waits for its end, however long that takes.
+    pub open_transaction_wait_ms: u64,
     /// First pause in milliseconds after a failed connection; doubles up to [`Config::backoff_max_ms`]. Default 100.
     pub backoff_ms: u64,
     /// Longest pause in milliseconds between attempts to connect. Default 5,000.
@@ -125,6 +129,7 @@ impl Default for Config {
             queue_bytes: 16 << 20,
             request_timeout_ms: 5_000,
             lost_records_confirm_ms: 5_000,
+            open_transaction_wait_ms: 30_000,
             backoff_ms: 100,
             backoff_max_ms: 5_000,
             cursor_interval_ms: 1_000,
