@@ -85,6 +85,18 @@ struct Search {
     other_epoch: Option<u32>,
 }
 
+/// Offsets of a partition.
+#[derive(Debug)]
+struct Ends {
+    partition: i32,
+    /// Of the oldest record.
+    low: i64,
+    /// Of the oldest open transaction, else of the next record.
+    stable: i64,
+    /// Of the next record.
+    end: i64,
+}
+
 impl Scout {
     pub(super) fn new(brokers: &Brokers) -> Result<Self, KafkaTrouble> {
         let mut config = brokers.common.clone();
@@ -267,7 +279,13 @@ impl Scout {
     fn searches(&self, partitions: u32, marks: &[Mark]) -> Result<Vec<Search>, KafkaTrouble> {
         let mut searches = Vec::new();
         let marks = marks.iter().map(Some).chain(std::iter::repeat(None));
-        for ((partition, end, (low, high)), mark) in self.ends(partitions)?.into_iter().zip(marks) {
+        for (ends, mark) in self.ends(partitions)?.into_iter().zip(marks) {
+            let Ends {
+                partition,
+                low,
+                stable: high,
+                end,
+            } = ends;
             let known = mark
                 .and_then(|mark| mark.offset)
                 .filter(|at| (low..high).contains(at));
@@ -295,7 +313,7 @@ impl Scout {
     /// Why both ends: what can be read ends at the oldest open transaction, whoever has begun it, and what was committed
     /// behind it does not show. Taken for the end it would have committed events sent again. The partition's end is no
     /// older than that: a broker just elected tells none before it knows all that was committed (KIP-207).
-    fn ends(&self, partitions: u32) -> Result<Vec<(i32, i64, (i64, i64))>, KafkaTrouble> {
+    fn ends(&self, partitions: u32) -> Result<Vec<Ends>, KafkaTrouble> {
         let count = i32::try_from(partitions)
             .map_err(|error| KafkaTrouble::new("kafka partitions", error))?;
         let ask = |consumer: &BaseConsumer<Quiet>, partition| {
@@ -303,23 +321,29 @@ impl Scout {
                 .fetch_watermarks(&self.brokers.topic, partition, self.brokers.request_timeout)
                 .map_err(|error| KafkaTrouble::new("kafka offsets", error))
         };
-        let mut ends = Vec::new();
+        let mut all = Vec::new();
         for partition in 0..count {
             // IMPORTANT: the end first. What a transaction adds meanwhile is none of ours.
             let (_, end) = ask(&self.uncommitted, partition)?;
-            ends.push((partition, end, ask(&self.consumer, partition)?));
+            let (low, stable) = ask(&self.consumer, partition)?;
+            all.push(Ends {
+                partition,
+                low,
+                stable,
+                end,
+            });
         }
         let clock = &self.brokers.clock;
         let deadline = clock.monotonic() + STABLE_WAIT;
-        for (partition, end, range) in &mut ends {
-            while range.1 < *end && clock.monotonic() < deadline {
+        for ends in &mut all {
+            while ends.stable < ends.end && clock.monotonic() < deadline {
                 // Waits without a sleep of our own; nothing is assigned, so nothing comes.
                 drop(self.consumer.poll(STABLE_LOOK));
-                *range = ask(&self.consumer, *partition)?;
+                ends.stable = ask(&self.consumer, ends.partition)?.1;
             }
-            debug!(partition, end, stable = range.1, "kafka: a partition's end");
+            debug!(?ends, "kafka: where a partition ends");
         }
-        Ok(ends)
+        Ok(all)
     }
 
     /// Whether the cursor's records stand where it says.
