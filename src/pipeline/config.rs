@@ -22,8 +22,8 @@ pub struct Config {
     /// `linger.ms` 2 ms below, which is what the way to the broker takes. Exactly once: how long a transaction gathers
     /// before it is committed, at least 1; `linger.ms` is 1 then.
     pub batch_window_ms: u32,
-    /// Records after which a partition's batch leaves before its window ends. Default 100. More saves CPU at the
-    /// broker while the pipeline catches up.
+    /// Records after which a partition's batch leaves before its window ends. Default 10,000, at which the window or the
+    /// bytes end it first: each batch is a request, and requests are what a broker's CPU goes into.
     pub batch_size: u32,
     /// Types of events that are shipped. Default the six of transactions and balances; `wallet.opened` and whatever
     /// comes after it only when named. Others count as published, so that the cursor moves on.
@@ -113,7 +113,7 @@ impl Default for Config {
             replication: -1,
             delivery: Delivery::default(),
             batch_window_ms: 10,
-            batch_size: 100,
+            batch_size: 10_000,
             event_types: vec![
                 EventKind::TransactionCreated,
                 EventKind::TransactionCompleted,
