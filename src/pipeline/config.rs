@@ -22,8 +22,8 @@ pub struct Config {
     /// `linger.ms` 2 ms below, which is what the way to the broker takes. Exactly once: how long a transaction gathers
     /// before it is committed, at least 1; `linger.ms` is 1 then.
     pub batch_window_ms: u32,
-    /// Records after which a partition's batch leaves before its window ends. Default 100. More saves CPU at the
-    /// broker while the pipeline catches up.
+    /// Records after which a partition's batch leaves before its window ends. Default 10,000, at which the window or the
+    /// bytes end it first: each batch is a request, and requests are what a broker's CPU goes into.
     pub batch_size: u32,
     /// Types of events that are shipped. Default the six of transactions and balances; `wallet.opened` and whatever
     /// comes after it only when named. Others count as published, so that the cursor moves on.
@@ -49,6 +49,10 @@ pub struct Config {
     /// For how long a topic must end before what was acknowledged until that is believed, in milliseconds. Default 5,000:
     /// a broker that has just come back tells an old end for a moment.
     pub lost_records_confirm_ms: u64,
+    /// Idempotent only: for how long a start waits for an open transaction that hides the end of a partition, in
+    /// milliseconds. Default 30,000, above what a killed process's transactions take to be given up; afterwards it goes on
+    /// and may send events twice. Exactly once waits for its end, however long that takes.
+    pub open_transaction_wait_ms: u64,
     /// First pause in milliseconds after a failed connection; doubles up to [`Config::backoff_max_ms`]. Default 100.
     pub backoff_ms: u64,
     /// Longest pause in milliseconds between attempts to connect. Default 5,000.
@@ -109,7 +113,7 @@ impl Default for Config {
             replication: -1,
             delivery: Delivery::default(),
             batch_window_ms: 10,
-            batch_size: 100,
+            batch_size: 10_000,
             event_types: vec![
                 EventKind::TransactionCreated,
                 EventKind::TransactionCompleted,
@@ -125,6 +129,7 @@ impl Default for Config {
             queue_bytes: 16 << 20,
             request_timeout_ms: 5_000,
             lost_records_confirm_ms: 5_000,
+            open_transaction_wait_ms: 30_000,
             backoff_ms: 100,
             backoff_max_ms: 5_000,
             cursor_interval_ms: 1_000,

@@ -27,12 +27,37 @@ pub(super) struct Found {
 pub(super) struct Tail {
     /// Offset of the next record.
     pub(super) high: i64,
+    /// Offset up to which every transaction has ended, whoever began it: nothing from there on was looked at.
+    pub(super) stable: i64,
     /// The last record of this journal in the log, those from before a restore included; `None` when none was found.
     pub(super) newest: Option<LastAck>,
     /// The epoch of another copy of this journal, where a record was seen that only that copy has.
     pub(super) other_epoch: Option<u32>,
     /// What stands where the cursor says that our newest acknowledged record is.
     pub(super) at_cursor: AtCursor,
+}
+
+impl Found {
+    /// Where an open transaction hides what follows, if one does.
+    pub(super) fn undecided(&self) -> Option<Undecided> {
+        let of = |(partition, tail): (usize, &Tail)| Undecided {
+            partition,
+            from: tail.stable,
+        };
+        let mut tails = self.tails.iter().enumerate();
+        tails.find(|(_, tail)| tail.stable < tail.high).map(of)
+    }
+}
+
+/// A transaction is open, ours or another's, and whether events of ours were committed behind its beginning is not to be
+/// seen before its end.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "a transaction that began at offset {from} of partition {partition} has not ended: waiting for what it hides"
+)]
+pub(super) struct Undecided {
+    partition: usize,
+    from: i64,
 }
 
 /// What stands at the cursor's offset of a partition.
@@ -279,7 +304,11 @@ fn resume(found: &Found, cursor: Option<&Cursor>) -> Plan {
             .and_then(|cursor| cursor.partitions.get(partition))
             .copied();
         let place = place.unwrap_or_default();
-        let there = tail.newest.unwrap_or(place.last);
+        // What was acknowledged is there, also where an open transaction hides it.
+        let there = tail
+            .newest
+            .filter(|newest| newest.offset >= place.last.offset);
+        let there = there.unwrap_or(place.last);
         let newest = there.sequence;
         last.push(there);
         failed.push(place.failed);
@@ -373,6 +402,7 @@ mod tests {
         });
         Tail {
             high,
+            stable: high,
             newest,
             other_epoch: None,
             at_cursor: AtCursor::Unknown,
@@ -414,6 +444,27 @@ mod tests {
             Err(Refusal::Different(difference)) => difference,
             other => panic!("expected a difference, got {other:?}"),
         }
+    }
+
+    #[test]
+    fn what_an_open_transaction_hides_is_undecided_but_never_lost_and_what_was_acknowledged_never_sent_again()
+     {
+        let hidden = Tail {
+            stable: 3,
+            newest: Some(LastAck {
+                offset: Some(2),
+                sequence: seq(5),
+            }),
+            ..tail(9, 0)
+        };
+        let cursor = cursor(12, &[(7, 12), (4, 11)]);
+        let topic = found(vec![hidden, tail(6, 14)]);
+        let undecided = topic.undecided().unwrap().to_string();
+        assert!(undecided.contains("offset 3 of partition 0"), "{undecided}");
+        assert!(!ends_early("t", &topic, Some(&cursor), journal(30)));
+        let plan = plan("t", &topic, Some(&cursor), journal(30), None).unwrap();
+        assert_eq!((plan.after, plan.have), (seq(12), vec![seq(12), seq(14)]));
+        assert_eq!(found(vec![tail(9, 5), tail(0, 0)]).undecided(), None);
     }
 
     #[test]

@@ -97,6 +97,7 @@ mod tests {
     fn found(newest: Option<LastAck>) -> Found {
         let tail = Tail {
             high: 100,
+            stable: 100,
             newest,
             ..Tail::default()
         };

@@ -3,7 +3,7 @@
 mod commit;
 
 use super::acks::{AckError, AckTracker};
-use super::config::Config;
+use super::config::{Config, Delivery};
 use super::cursor::{Cursor, PartitionCursor};
 use super::handle::PipelineState;
 use super::headers::{CloudEvent, HEADERS};
@@ -12,7 +12,7 @@ use super::producer::{KafkaTrouble, Link, Mark, Outcome, Outgoing, Report, Scout
 use super::resume::{self, Found, Plan};
 use super::rival::Known;
 use super::stall::Stall;
-use super::thread::Shipper;
+use super::thread::{Doubts, Shipper, has_lasted};
 use crate::journal::{Batch, Entry, Event};
 use crate::types::{Sequence, TimestampMs};
 use std::collections::VecDeque;
@@ -100,7 +100,7 @@ impl<'s> Session<'s> {
         // IMPORTANT: before the tails are read, so that nothing of a predecessor lands behind what is read.
         commit::fence(ship, &link)?;
         let (plan, found) = Self::plan(ship, &scout, partitions)?;
-        ship.doubted_since.set(None);
+        ship.doubts = Doubts::default();
         drop(scout);
         if ship.drain_is_over() {
             return Err(End::Stopping);
@@ -161,7 +161,7 @@ impl<'s> Session<'s> {
     }
 
     /// Where to go on, and what the topic holds.
-    fn plan(ship: &Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
+    fn plan(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
         let cursor = ship.cursor.as_ref();
         let fits = |cursor: &&Cursor| {
             cursor.topic == ship.config.topic
@@ -179,8 +179,29 @@ impl<'s> Session<'s> {
             durable: ship.reader.durable().get(),
         };
         let topic = &ship.config.topic;
-        let ends_early = resume::ends_early(topic, &found, cursor, journal);
-        if ends_early && !ship.doubt_is_over() {
+        let now = ship.clock.monotonic();
+        if let Some(undecided) = found.undecided() {
+            let since = &mut ship.doubts.undecided;
+            let gives_up = match ship.config.delivery {
+                Delivery::Idempotent => {
+                    has_lasted(since, now, ship.config.open_transaction_wait_ms)
+                }
+                Delivery::ExactlyOnce => false,
+            };
+            if !gives_up {
+                return Err(End::Broken(undecided.to_string()));
+            }
+            warn!(%undecided, "kafka: going on; events that it hides may be sent twice");
+        } else {
+            ship.doubts.undecided = None;
+        }
+        if resume::ends_early(topic, &found, cursor, journal)
+            && !has_lasted(
+                &mut ship.doubts.ends_early,
+                now,
+                ship.config.lost_records_confirm_ms,
+            )
+        {
             return Err(End::Broken(
                 "the topic ends before what was acknowledged; looking again".into(),
             ));

@@ -14,7 +14,6 @@ use crate::journal::{Follower, JournalIdentity, JournalReader};
 use crate::metrics::Metrics;
 use crate::tasks::{OnExit, Supervisor};
 use crate::types::{Currencies, Sequence};
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -143,7 +142,7 @@ pub fn start(
         },
         known: None,
         stored_at: None,
-        doubted_since: Cell::new(None),
+        doubts: Doubts::default(),
         config,
     };
     // Why it may end: payments go on without Kafka. A panic shows in the state and in the log.
@@ -188,8 +187,21 @@ pub(super) struct Shipper {
     pub(super) known: Option<Known>,
     /// When the file was last written (monotonic).
     pub(super) stored_at: Option<Duration>,
-    /// Since when the topic has ended before what was acknowledged (monotonic).
-    pub(super) doubted_since: Cell<Option<Duration>>,
+    pub(super) doubts: Doubts,
+}
+
+/// What the topic showed at every look since (monotonic), and what is not believed at once.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// It ends before what was acknowledged.
+    pub(super) ends_early: Option<Duration>,
+    /// An open transaction hides its end.
+    pub(super) undecided: Option<Duration>,
+}
+
+/// Whether what shows at `now` has shown for `patience_ms`; `since` is kept for the next question.
+pub(super) fn has_lasted(since: &mut Option<Duration>, now: Duration, patience_ms: u64) -> bool {
+    now.saturating_sub(*since.get_or_insert(now)) >= Duration::from_millis(patience_ms)
 }
 
 impl Shipper {
@@ -266,14 +278,6 @@ impl Shipper {
             warn!(%error, "kafka: the cursor was not stored");
             self.shared.note_error(&error.to_string());
         }
-    }
-
-    /// Whether the topic has ended early for so long that it must be believed.
-    pub(super) fn doubt_is_over(&self) -> bool {
-        let now = self.clock.monotonic();
-        let since = self.doubted_since.get().unwrap_or(now);
-        self.doubted_since.set(Some(since));
-        now.saturating_sub(since) >= Duration::from_millis(self.config.lost_records_confirm_ms)
     }
 
     /// Whether the time of a drain is over.

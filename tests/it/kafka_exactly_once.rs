@@ -15,6 +15,8 @@ use crate::support::kafka::{Broker, Record, read_all, read_until};
 use crate::support::proxy::{Proxy, Way};
 use crate::support::server::{Client, DEADLINE, TestServer, wait_until};
 use echopay::pipeline::{self, Delivery, PipelineState};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,6 +243,108 @@ fn of_two_processes_with_copies_of_one_journal_one_stops_and_the_other_goes_on()
     let durable = world.journal.durable();
     let count = usize::try_from(durable.get()).unwrap();
     let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        records.len() >= count
+    });
+    assert_whole(&records, durable);
+}
+
+/// Somebody else's transaction, begun in every partition of `topic` and not ended.
+fn open_transaction(brokers: &str, topic: &str) -> BaseProducer {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("transactional.id", format!("another-{topic}"))
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    for partition in 0..6 {
+        let record = BaseRecord::<str, str>::to(topic).partition(partition);
+        producer.send(record.payload("another's")).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    producer
+}
+
+#[test]
+fn a_start_waits_for_anothers_transaction_that_hides_what_was_committed_behind_it() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    for keeps_cursor in [false, true] {
+        let topic = Broker::fresh_topic("hidden");
+        broker.create_topic(&topic, 6, &[]);
+        let dir = TempDir::new().unwrap();
+        let mut world = World::open(dir.path());
+        let settings = || pipeline::Config {
+            lost_records_confirm_ms: 0,
+            ..exactly_once(broker.addresses(), &topic)
+        };
+        world.transfer(50);
+        let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+        wait_for_published(&handle, &world);
+        let other = open_transaction(broker.addresses(), &topic);
+        world.transfer(50);
+        wait_for_published(&handle, &world);
+        assert!(stopper.stop(PATIENCE));
+        if !keeps_cursor {
+            std::fs::remove_file(echopay::pipeline::Cursor::path(dir.path())).unwrap();
+        }
+
+        let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+        world.transfer(50);
+        wait_for("the start tells what it waits for", &handle, || {
+            let status = handle.status();
+            assert_eq!(status.acknowledged_total, 0, "{status:?}");
+            let told = status.last_error;
+            told.is_some_and(|(_, error)| error.contains("a transaction that began at offset"))
+        });
+        other.abort_transaction(PATIENCE).unwrap();
+        wait_for_published(&handle, &world);
+        assert!(stopper.stop(PATIENCE));
+        let durable = world.journal.durable();
+        let count = usize::try_from(durable.get()).unwrap();
+        let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+            records.len() >= count
+        });
+        assert_whole(&records, durable);
+    }
+}
+
+#[test]
+fn by_default_a_start_waits_for_anothers_transaction_for_a_while_and_sends_nothing_acknowledged_again()
+ {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("hiding");
+    broker.create_topic(&topic, 6, &[]);
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    let settings = || pipeline::Config {
+        open_transaction_wait_ms: 500,
+        ..config(broker.addresses(), &topic)
+    };
+    world.transfer(50);
+    let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+    wait_for_published(&handle, &world);
+    let other = open_transaction(broker.addresses(), &topic);
+    world.transfer(50);
+    wait_for_published(&handle, &world);
+    assert!(stopper.stop(PATIENCE));
+
+    let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+    world.transfer(50);
+    wait_for_published(&handle, &world);
+    let (_, told) = handle.status().last_error.unwrap();
+    assert!(
+        told.contains("a transaction that began at offset"),
+        "{told}"
+    );
+    assert!(stopper.stop(PATIENCE));
+    other.abort_transaction(PATIENCE).unwrap();
+    let durable = world.journal.durable();
+    let count = usize::try_from(durable.get()).unwrap();
+    let records = read_until(broker.addresses(), &topic, "all shows", |records| {
         records.len() >= count
     });
     assert_whole(&records, durable);

@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
-use tracing::info;
+use tracing::{debug, info};
 
 impl ConsumerContext for Quiet {}
 
@@ -23,6 +23,11 @@ const SEARCH_RECORDS_MAX: i64 = 262_144;
 /// By how much each step of the search reaches further back than the one before.
 const SEARCH_FACTOR: i64 = 8;
 
+/// How long a look waits for transactions to end; the markers of one just committed are written meanwhile.
+const STABLE_WAIT: Duration = Duration::from_secs(1);
+/// Between two questions meanwhile.
+const STABLE_LOOK: Duration = Duration::from_millis(20);
+
 /// What the cursor says of a partition: offset and sequence of the newest acknowledged record.
 pub(in crate::pipeline) type Mark = LastAck;
 
@@ -30,6 +35,8 @@ pub(in crate::pipeline) type Mark = LastAck;
 pub(in crate::pipeline) struct Scout {
     brokers: Brokers,
     consumer: BaseConsumer<Quiet>,
+    /// Sees open transactions too. Only asked for ends.
+    uncommitted: BaseConsumer<Quiet>,
     ears: Quiet,
 }
 
@@ -64,7 +71,10 @@ pub(in crate::pipeline) enum Owner {
 struct Search {
     partition: i32,
     low: i64,
+    /// Where what can be read ends: an open transaction may hold it below `end`.
     high: i64,
+    /// Where the partition ends.
+    end: i64,
     /// Nothing below needs to be read.
     floor: i64,
     /// The stretch now read: from, inclusive, to, exclusive.
@@ -73,6 +83,18 @@ struct Search {
     reading: bool,
     newest: Option<LastAck>,
     other_epoch: Option<u32>,
+}
+
+/// Offsets of a partition.
+#[derive(Debug)]
+struct Ends {
+    partition: i32,
+    /// Of the oldest record.
+    low: i64,
+    /// Of the oldest open transaction, else of the next record.
+    stable: i64,
+    /// Of the next record.
+    end: i64,
 }
 
 impl Scout {
@@ -91,12 +113,16 @@ impl Scout {
             .set("fetch.message.max.bytes", "16384")
             .set("fetch.wait.max.ms", "50");
         let ears = Quiet::default();
-        let consumer = config
-            .create_with_context(ears.clone())
-            .map_err(|error| KafkaTrouble::new("kafka consumer", error))?;
+        let trouble = |error| KafkaTrouble::new("kafka consumer", error);
+        let consumer = config.create_with_context(ears.clone()).map_err(trouble)?;
+        config.set("isolation.level", "read_uncommitted");
+        let uncommitted = config
+            .create_with_context(Quiet::default())
+            .map_err(trouble)?;
         Ok(Self {
             brokers: brokers.clone(),
             consumer,
+            uncommitted,
             ears,
         })
     }
@@ -238,7 +264,8 @@ impl Scout {
             .into_iter()
             .zip(at_cursor)
             .map(|(search, at_cursor)| Tail {
-                high: search.high,
+                high: search.end,
+                stable: search.high,
                 newest: search.newest,
                 other_epoch: search.other_epoch,
                 at_cursor,
@@ -250,16 +277,15 @@ impl Scout {
     }
 
     fn searches(&self, partitions: u32, marks: &[Mark]) -> Result<Vec<Search>, KafkaTrouble> {
-        let count = i32::try_from(partitions)
-            .map_err(|error| KafkaTrouble::new("kafka partitions", error))?;
         let mut searches = Vec::new();
-        for (partition, mark) in
-            (0..count).zip(marks.iter().map(Some).chain(std::iter::repeat(None)))
-        {
-            let (low, high) = self
-                .consumer
-                .fetch_watermarks(&self.brokers.topic, partition, self.brokers.request_timeout)
-                .map_err(|error| KafkaTrouble::new("kafka offsets", error))?;
+        let marks = marks.iter().map(Some).chain(std::iter::repeat(None));
+        for (ends, mark) in self.ends(partitions)?.into_iter().zip(marks) {
+            let Ends {
+                partition,
+                low,
+                stable: high,
+                end,
+            } = ends;
             let known = mark
                 .and_then(|mark| mark.offset)
                 .filter(|at| (low..high).contains(at));
@@ -269,6 +295,7 @@ impl Scout {
                 partition,
                 low,
                 high,
+                end,
                 floor,
                 from,
                 to: high,
@@ -278,6 +305,45 @@ impl Scout {
             });
         }
         Ok(searches)
+    }
+
+    /// Each partition's end, and the range that can be read of it, which reaches to that end unless a transaction
+    /// stays open for longer than [`STABLE_WAIT`].
+    ///
+    /// Why both ends: what can be read ends at the oldest open transaction, whoever has begun it, and what was committed
+    /// behind it does not show. Taken for the end it would have committed events sent again. The partition's end is no
+    /// older than that: a broker just elected tells none before it knows all that was committed (KIP-207).
+    fn ends(&self, partitions: u32) -> Result<Vec<Ends>, KafkaTrouble> {
+        let count = i32::try_from(partitions)
+            .map_err(|error| KafkaTrouble::new("kafka partitions", error))?;
+        let ask = |consumer: &BaseConsumer<Quiet>, partition| {
+            consumer
+                .fetch_watermarks(&self.brokers.topic, partition, self.brokers.request_timeout)
+                .map_err(|error| KafkaTrouble::new("kafka offsets", error))
+        };
+        let mut all = Vec::new();
+        for partition in 0..count {
+            // IMPORTANT: the end first. What a transaction adds meanwhile is none of ours.
+            let (_, end) = ask(&self.uncommitted, partition)?;
+            let (low, stable) = ask(&self.consumer, partition)?;
+            all.push(Ends {
+                partition,
+                low,
+                stable,
+                end,
+            });
+        }
+        let clock = &self.brokers.clock;
+        let deadline = clock.monotonic() + STABLE_WAIT;
+        for ends in &mut all {
+            while ends.stable < ends.end && clock.monotonic() < deadline {
+                // Waits without a sleep of our own; nothing is assigned, so nothing comes.
+                drop(self.consumer.poll(STABLE_LOOK));
+                ends.stable = ask(&self.consumer, ends.partition)?.1;
+            }
+            debug!(?ends, "kafka: where a partition ends");
+        }
+        Ok(all)
     }
 
     /// Whether the cursor's records stand where it says.
@@ -490,6 +556,7 @@ mod tests {
             partition: 0,
             low: 0,
             high: 100,
+            end: 100,
             floor: 3,
             from: 99,
             to: 100,
@@ -511,6 +578,7 @@ mod tests {
             partition: 0,
             low: 0,
             high: 10,
+            end: 10,
             floor: 0,
             from: 0,
             to: 10,

@@ -360,8 +360,13 @@ impl Own {
             more.join("\n")
         );
         fs::write(dir.path().join("server.properties"), properties).unwrap();
-        // 22 characters of base64 for 16 bytes; the last one carries two bits.
-        let cluster_id = format!("{:x<21}A", format!("p{plain}c{controller}"));
+        // 22 characters of base64 for 16 bytes; the last one carries two bits. The folder's random name tells clusters
+        // apart that follow each other on the same ports.
+        let folder = dir.path().file_name().unwrap().to_string_lossy();
+        let cluster_id = format!(
+            "{:x<21.21}A",
+            format!("p{plain}{}", folder.replace('.', ""))
+        );
         let formatted = java(jars)
             .args([
                 "kafka.tools.StorageTool",
