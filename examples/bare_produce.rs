@@ -39,7 +39,7 @@ const SETTINGS: [(&str, &str); 8] = [
     ("batch.num.messages", "10000"),
     ("compression.type", "lz4"),
     ("message.timeout.ms", "0"),
-    ("queue.buffering.max.messages", "100000"),
+    ("queue.buffering.max.messages", "20000"),
     ("queue.buffering.max.kbytes", "65536"),
 ];
 

@@ -27,6 +27,8 @@ use tempfile::TempDir;
 const ROUNDS: usize = 3;
 const STEADY: Duration = Duration::from_secs(5);
 const EVENTS_A_SECOND: [u64; 2] = [1_000, 10_000];
+/// Not counted of it: the reader connects meanwhile.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How often a group is committed at a steady rate.
 const TICK: Duration = Duration::from_millis(4);
 const PARTITIONS: i32 = 6;
@@ -209,6 +211,7 @@ fn steady(broker: &Broker, clock: &SharedClock, way: (Delivery, u32), rate: u64)
     let seen = reading.unwrap().join().unwrap();
     assert!(stopper.stop(Duration::from_secs(10)));
     let a_tick = usize::try_from(per_tick * EVENTS_A_TRANSFER).unwrap();
+    let uncounted = usize::try_from(WARM_UP.as_millis() / TICK.as_millis()).unwrap() * a_tick;
     let mut late: Vec<f64> = seen
         .iter()
         .zip(
@@ -216,6 +219,7 @@ fn steady(broker: &Broker, clock: &SharedClock, way: (Delivery, u32), rate: u64)
                 .iter()
                 .flat_map(|at| std::iter::repeat_n(at, a_tick)),
         )
+        .skip(uncounted)
         .map(|(seen, durable)| seen.saturating_sub(*durable).as_secs_f64() * 1e3)
         .collect();
     late.sort_by(f64::total_cmp);

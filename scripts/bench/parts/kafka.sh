@@ -18,6 +18,19 @@ wait_until_shipped() {
     us_waited=$((${EPOCHREALTIME/[.,]/} - ${began/[.,]/}))
 }
 
+# start_shipping TOPIC: a server that is connected before anything is measured.
+start_shipping() {
+    local deadline=$((SECONDS + 60))
+    start_echopay "$work/data" --kafka-brokers "$brokers" --kafka-topic "$1"
+    until [[ $(metric 'echopay_kafka_state{state="running"}') == 1 ]]; do
+        if ((SECONDS > deadline)); then
+            echo "not connected: $(tail -3 "$work/echopay.log")" >&2
+            exit 1
+        fi
+        sleep 0.05
+    done
+}
+
 # kafka_point NAME SHIPS FLAG…: the load generator against `address`, with the CPU of the server and of the broker for
 # each payment, to the last acknowledgement.
 kafka_point() {
@@ -46,16 +59,20 @@ kafka_point() {
 }
 
 part_kafka() {
-    local round connections way ships topic flags us_waited
+    local round connections way ships topic us_waited
     cargo build --release --quiet --example bare_produce
     start_broker
     # Round 0 warms the broker up.
     for ((round = 0; round <= rounds; round++)); do
         topic=bench$round
         for way in off on; do
-            ships='' flags=()
-            if [[ $way == on ]]; then ships=1 flags=(--kafka-brokers "$brokers" --kafka-topic "$topic"); fi
-            start_echopay "$work/data" "${flags[@]}"
+            if [[ $way == on ]]; then
+                ships=1
+                start_shipping "$topic"
+            else
+                ships=''
+                start_echopay "$work/data"
+            fi
             for connections in 64 256; do
                 kafka_point "$way/$connections" "$ships" --seconds "$seconds" --connections "$connections"
             done
@@ -67,14 +84,14 @@ part_kafka() {
         done
         figure alone/shipped "$(field events_per_second \
             "$("$release/examples/bare_produce" --brokers "$brokers" --topic "$topic")")"
-        start_echopay "$work/data" "${flags[@]}"
+        start_shipping "half$round"
         kafka_point half 1 --seconds "$seconds" --connections 8
         figure half/ack_ms "$(quantile_ms echopay_kafka_commit_to_ack_seconds 0.99)"
         stop echopay
         rm -rf "$work/data"
         if ((round == 0)); then : >"$figures"; fi
     done
-    start_echopay "$work/data" --kafka-brokers "$brokers" --kafka-topic memory
+    start_shipping memory
     load_batches 1000
     wait_until_shipped
     figure million/rss "$(memory_mib VmRSS)"
