@@ -489,6 +489,9 @@ enum Held {
     Commit,
 }
 
+/// Looks that must find nothing new before a line counts as silent: about a second.
+const LOOKS_ALIKE: u32 = 200;
+
 /// A process whose bytes are held back is killed; its successor ships everything; then the held bytes arrive, and the
 /// successor goes on.
 async fn zombie(delivery: &str, what: Held) -> Option<Zombie> {
@@ -504,7 +507,7 @@ async fn zombie(delivery: &str, what: Held) -> Option<Zombie> {
         "--kafka-delivery",
         delivery,
         "--batch-window",
-        if what == Held::Commit { "2000" } else { "200" },
+        if what == Held::Commit { "5000" } else { "200" },
         "--kafka-event-types",
         ALL_TYPES,
     ];
@@ -540,6 +543,15 @@ async fn zombie(delivery: &str, what: Held) -> Option<Zombie> {
             published(&server).await;
             let done = AtomicU64::new(0);
             tokio::join!(load(&client, 1, &done), flowed(500));
+            // Its records go to several partitions, in requests of their own: until all of them are through.
+            let (mut forwarded, mut looks_alike) = (0, 0);
+            wait_until(DEADLINE, "all records are through", async || {
+                let now = proxy.forwarded(Way::ToBroker);
+                looks_alike = if now == forwarded { looks_alike + 1 } else { 0 };
+                forwarded = now;
+                looks_alike >= LOOKS_ALIKE
+            })
+            .await;
             proxy.hold(Way::ToBroker);
             wait_until(DEADLINE, "the transaction's end is held", async || {
                 proxy.held(Way::ToBroker) > 0
