@@ -231,7 +231,7 @@ fn address(child: &mut Child) -> SocketAddr {
 async fn the_readme_names_only_settings_that_exist_and_every_exit_code() {
     let readme = include_str!("../../README.md");
     let mut known = String::new();
-    for command in ["dev", "serve"] {
+    for command in ["dev", "serve", "bench"] {
         let help = run_to_end(&[command, "--help"]).await.stdout;
         known.push_str(&String::from_utf8(help).unwrap());
     }

@@ -17,6 +17,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(crate) const SASL_PASSWORD: &str = "open-sesame";
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 20 * 120;
 const STARTS_MAX: u32 = 3;
+const PORT_TRIES_MAX: u32 = 1_000;
 /// For `--kafka-event-types`: what a topic then holds is the journal, number by number.
 pub(crate) const ALL_TYPES: &str = "transaction.created,transaction.completed,transaction.failed,transaction.reversed,\
                          fraud.score.updated,balance.updated,wallet.opened";
@@ -731,9 +733,17 @@ fn accepts(port: u16) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
-/// Bound all at once, so that they differ.
+/// Bound all at once, so that they differ; and below those that the kernel gives to whoever asks for any one (32768 and up,
+/// `ip_local_port_range`): a broker that was killed needs its ports again, and nobody may have got them meanwhile.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let bound = [(); N].map(|()| {
+        (0..PORT_TRIES_MAX)
+            .find_map(|_| {
+                let port = 10_000 + RandomState::new().hash_one(()) % 20_000;
+                TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).ok()
+            })
+            .expect("a free port")
+    });
     bound.map(|listener| listener.local_addr().unwrap().port())
 }
 
