@@ -2,7 +2,6 @@
 
 use super::backup::{BackupCut, BackupStream};
 use super::body::Memory;
-use super::http2::OpenStream;
 use crate::event::{TimestampText, currency_code, write_sequence, write_uuid};
 use crate::ids::IdCipher;
 use crate::journal::{Body as EntryBody, EventDetail, EventKind};
@@ -22,30 +21,7 @@ use std::task::{Context, Poll};
 
 /// The body of every answer.
 #[derive(Debug)]
-pub struct Body {
-    inner: Inner,
-    /// For HTTP/2: says that the answer moves, and ends.
-    stream: Option<OpenStream>,
-}
-
-impl Body {
-    /// The same, as the answer to a request of an HTTP/2 connection.
-    pub(super) fn on(self, stream: OpenStream) -> Self {
-        Self {
-            stream: Some(stream),
-            ..self
-        }
-    }
-}
-
-impl From<Inner> for Body {
-    fn from(inner: Inner) -> Self {
-        Self {
-            inner,
-            stream: None,
-        }
-    }
-}
+pub struct Body(Inner);
 
 #[derive(Debug)]
 enum Inner {
@@ -57,13 +33,13 @@ enum Inner {
 
 impl From<Full<Bytes>> for Body {
     fn from(whole: Full<Bytes>) -> Self {
-        Inner::Whole(whole).into()
+        Self(Inner::Whole(whole))
     }
 }
 
 impl From<BackupStream> for Body {
     fn from(stream: BackupStream) -> Self {
-        Inner::Backup(Box::new(stream)).into()
+        Self(Inner::Backup(Box::new(stream)))
     }
 }
 
@@ -75,10 +51,7 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BackupCut>>> {
-        if let Some(stream) = &self.stream {
-            stream.step();
-        }
-        match &mut self.inner {
+        match &mut self.0 {
             Inner::Whole(whole) => Pin::new(whole)
                 .poll_frame(cx)
                 .map_err(|never: Infallible| match never {}),
@@ -87,14 +60,14 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
+        match &self.0 {
             Inner::Whole(whole) => whole.is_end_stream(),
             Inner::Backup(stream) => stream.is_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
+        match &self.0 {
             Inner::Whole(whole) => whole.size_hint(),
             Inner::Backup(_) => SizeHint::default(),
         }

@@ -5,29 +5,23 @@ use super::deadline::{Deadline, Late};
 use super::error::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
-use hyper::http::request::Parts;
-use hyper::{HeaderMap, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Checks what the head tells about the body, before a byte of it is asked for.
 pub(super) fn check_head(
-    parts: &Parts,
+    headers: &HeaderMap,
     declared_bytes: Option<u64>,
     bytes_max: usize,
 ) -> Result<(), ErrorKind> {
-    let headers = &parts.headers;
     if !is_json(headers) {
         return Err(ErrorKind::UnsupportedMediaType);
     }
-    // In HTTP/2 every body has an end without a word about it.
-    let tells_end = parts.version == Version::HTTP_2
-        || headers.contains_key(CONTENT_LENGTH)
-        || headers.contains_key(TRANSFER_ENCODING);
-    if !tells_end {
+    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
         return Err(ErrorKind::LengthRequired);
     }
     let fits = |declared| usize::try_from(declared).is_ok_and(|bytes| bytes <= bytes_max);
@@ -85,11 +79,9 @@ async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, ErrorKi
 ///
 /// Why: a socket closed over unread bytes is reset, and the reset overtakes the refusal on its way to the client (RFC
 /// 9112 §9.6).
-pub(super) async fn discard(parts: &Parts, body: &mut Incoming, config: &Config) {
+pub(super) async fn discard(headers: &HeaderMap, body: &mut Incoming, config: &Config) {
     // Who waits for `100 Continue` has sent nothing, and reading would ask for it.
-    let waits = parts.headers.contains_key(EXPECT);
-    // In HTTP/2 a stream is ended without the connection.
-    if waits || body.is_end_stream() || parts.version == Version::HTTP_2 {
+    if headers.contains_key(EXPECT) || body.is_end_stream() {
         return;
     }
     let all = async {
@@ -119,6 +111,12 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Memory that a batch was given, until it is dropped.
 pub(super) type Memory = OwnedSemaphorePermit;
+
+/// Gives back what a body did not need that did not say how long it would be.
+pub(super) fn give_back_surplus(memory: &mut Memory, length_bytes: usize) {
+    let needed = length_bytes.div_ceil(1 << 10);
+    drop(memory.split(memory.num_permits().saturating_sub(needed)));
+}
 
 /// Memory for large bodies, handed out in KiB before they are read.
 #[derive(Clone, Debug)]
@@ -158,15 +156,11 @@ mod tests {
     use super::*;
     use hyper::header::HeaderName;
 
-    fn head(version: Version, pairs: &[(HeaderName, &str)]) -> Parts {
-        let mut request = hyper::Request::new(());
-        *request.version_mut() = version;
-        request.headers_mut().extend(
-            pairs
-                .iter()
-                .map(|(name, value)| (name.clone(), value.parse().unwrap())),
-        );
-        request.into_parts().0
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -221,19 +215,22 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                check_head(&head(Version::HTTP_11, &pairs), declared, 10),
+                check_head(&headers(&pairs), declared, 10),
                 expected,
                 "{pairs:?}"
             );
         }
-        let pairs = [(CONTENT_TYPE, "application/json")];
-        let checked = check_head(&head(Version::HTTP_2, &pairs), None, 10);
-        assert_eq!(checked, Ok(()), "a stream ends by itself");
     }
 
     #[test]
     fn memory_for_bodies_is_given_out_once_and_comes_back() {
         let budget = BodyBudget::new(8 << 10);
+        let mut unknown = budget.reserve(None, 8 << 10).unwrap();
+        give_back_surplus(&mut unknown, 300);
+        let rest = budget.reserve(Some(7 << 10), 8 << 10);
+        assert!(rest.is_ok(), "what was not needed is there again");
+        drop((unknown, rest));
+
         let large = budget.reserve(Some(5 << 10), 16 << 10).unwrap();
         assert_eq!(
             budget.reserve(None, 4 << 10).unwrap_err(),

@@ -13,7 +13,6 @@ mod counters;
 mod deadline;
 mod error;
 mod events;
-mod http2;
 mod issuances;
 mod json;
 mod parse;

@@ -1,15 +1,10 @@
 //! Connections: accepted, bounded, served, drained.
 
 use super::config::Config;
-use super::error::ErrorKind;
-use super::http2::{self, Activity, StreamTasks, Version};
 use super::service::{self, Connection, Services, State};
 use crate::metrics::Metrics;
 use crate::tasks::{OnExit, Supervisor};
-use hyper::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::server::conn::http2::Builder as Http2Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -55,10 +50,6 @@ impl Server {
         let acceptor = Acceptor {
             metrics: services.metrics.clone(),
             http1: http1_builder(&services.config),
-            http2: http2::builder(&services.config, supervisor),
-            http2_places: Arc::new(Semaphore::new(
-                services.config.http2_requests_max.min(slots_max),
-            )),
             slots: Arc::clone(&slots),
             phase: phase.subscribe(),
             state: Arc::new(State::new(services)),
@@ -98,9 +89,6 @@ struct Acceptor {
     state: Arc<State>,
     metrics: Metrics,
     http1: http1::Builder,
-    http2: Http2Builder<StreamTasks>,
-    /// For requests by HTTP/2, which come many at once on a connection.
-    http2_places: Arc<Semaphore>,
     supervisor: Supervisor,
     slots: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
@@ -159,8 +147,6 @@ impl Acceptor {
         let served = ServedConnection {
             state: Arc::clone(&self.state),
             http1: self.http1.clone(),
-            http2: self.http2.clone(),
-            http2_places: Arc::clone(&self.http2_places),
             phase: self.phase.clone(),
         };
         let metrics = self.metrics.clone();
@@ -187,29 +173,11 @@ impl Acceptor {
 struct ServedConnection {
     state: Arc<State>,
     http1: http1::Builder,
-    http2: Http2Builder<StreamTasks>,
-    http2_places: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
 }
 
 impl ServedConnection {
     async fn run(mut self, stream: TcpStream) {
-        let head_timeout = self.state.services.config.head_timeout;
-        let version = tokio::select! {
-            biased;
-            version = tokio::time::timeout(head_timeout, Version::of(&stream)) => version,
-            // Nothing was asked yet.
-            _ = self.phase.wait_for(|phase| *phase != Phase::Serving) => return,
-        };
-        match version {
-            Ok(Ok(Version::Http1)) => self.http1(stream).await,
-            Ok(Ok(Version::Http2)) => self.http2(stream).await,
-            Ok(Err(error)) => debug!(%error, "a connection ended before it was served"),
-            Err(_) => debug!("a connection on which nothing came was closed"),
-        }
-    }
-
-    async fn http1(mut self, stream: TcpStream) {
         let connection = Arc::new(Connection::new(self.state));
         let handle = service_fn(move |request| {
             let connection = Arc::clone(&connection);
@@ -231,44 +199,6 @@ impl ServedConnection {
             biased;
             result = connection.as_mut() => note_end(result),
             () = cut(&mut self.phase) => {}
-        }
-    }
-
-    async fn http2(mut self, stream: TcpStream) {
-        let config = &self.state.services.config;
-        let idle = config.head_timeout;
-        let stalled = config.request_timeout.saturating_add(idle);
-        let activity = Activity::default();
-        let (places, streams) = (self.http2_places, activity.clone());
-        let connection = Arc::new(Connection::new(self.state));
-        let handle = service_fn(move |request: Request<Incoming>| {
-            let connection = Arc::clone(&connection);
-            let place = Arc::clone(&places).try_acquire_owned();
-            let stream = streams.begin();
-            async move {
-                let response = match place {
-                    Ok(_place) => service::handle(&connection, request).await,
-                    Err(_) => connection.refuse(ErrorKind::TooManyRequests, request.headers()),
-                };
-                Ok::<_, Infallible>(response.map(|body| body.on(stream)))
-            }
-        });
-        let connection = self.http2.serve_connection(TokioIo::new(stream), handle);
-        let mut connection = pin!(connection);
-        tokio::select! {
-            biased;
-            result = connection.as_mut() => return note_end(result),
-            _ = self.phase.wait_for(|phase| *phase != Phase::Serving) => {}
-            () = activity.ended(idle, stalled) => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        // Why bounded here and not only by the drain: a peer that takes nothing would keep it.
-        let ended = activity.ended(idle, stalled);
-        tokio::select! {
-            biased;
-            result = connection.as_mut() => note_end(result),
-            () = cut(&mut self.phase) => {}
-            () = ended => debug!("a connection that took nothing more was cut off"),
         }
     }
 }

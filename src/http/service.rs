@@ -23,11 +23,9 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
 };
-use hyper::http::request::Parts;
-use hyper::http::uri::Authority;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -189,11 +187,6 @@ impl Connection {
         }
     }
 
-    /// Refuses a request unseen.
-    pub(super) fn refuse(&self, kind: ErrorKind, headers: &HeaderMap) -> Response<Body> {
-        ApiError::from(kind).response(Style::of(headers), self.state.services.clock.now())
-    }
-
     fn observe(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
         let mut last = self.last_answers.lock();
         let metrics = &self.state.services.metrics;
@@ -206,14 +199,8 @@ impl Connection {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(super) async fn handle(
-    connection: &Connection,
-    mut request: Request<Incoming>,
-) -> Response<Body> {
+pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) -> Response<Body> {
     let state = &*connection.state;
-    if request.version() == Version::HTTP_2 {
-        name_host(&mut request);
-    }
     let Services { clock, access, .. } = &state.services;
     let started = clock.monotonic();
     let method = method_label(request.method());
@@ -248,15 +235,6 @@ pub(super) async fn handle(
     response
 }
 
-/// The authority of an HTTP/2 request is what `Host` is in HTTP/1, and overrules it (RFC 9113 §8.3.1).
-fn name_host(request: &mut Request<Incoming>) {
-    let authority = request.uri().authority().map(Authority::as_str);
-    let host = authority.and_then(|name| HeaderValue::from_str(name).ok());
-    if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
-    }
-}
-
 async fn answer(
     connection: &Connection,
     request: Request<Incoming>,
@@ -280,7 +258,7 @@ async fn answer(
         Ok(Admitted::Call(resource, caller)) => (resource, caller),
         Err(error) => {
             let (parts, mut incoming) = request.into_parts();
-            body::discard(&parts, &mut incoming, config).await;
+            body::discard(&parts.headers, &mut incoming, config).await;
             return Err(error);
         }
     };
@@ -290,12 +268,18 @@ async fn answer(
             .saturating_sub(clock.monotonic().saturating_sub(started))
     };
     let (parts, mut incoming) = request.into_parts();
-    let reading = read_body(connection, &parts, &mut incoming, resource, remaining());
+    let reading = read_body(
+        connection,
+        &parts.headers,
+        &mut incoming,
+        resource,
+        remaining(),
+    );
     let (body, memory) = match reading.await {
         Ok(read) => read,
         Err(kind @ (ErrorKind::BodyTimeout | ErrorKind::BodyIncomplete)) => return Err(kind.into()),
         Err(kind) => {
-            body::discard(&parts, &mut incoming, config).await;
+            body::discard(&parts.headers, &mut incoming, config).await;
             return Err(kind.into());
         }
     };
@@ -359,7 +343,7 @@ fn admit<'p>(
 /// The body of a write, with the memory that a batch was given for it; nothing for a read.
 async fn read_body(
     connection: &Connection,
-    parts: &Parts,
+    headers: &HeaderMap,
     incoming: &mut Incoming,
     resource: Resource<'_>,
     patience: Duration,
@@ -373,14 +357,15 @@ async fn read_body(
         (Verb::Get, _) => Ok((Bytes::new(), None)),
         (_, Resource::Batch) => {
             let bytes_max = config.batch_bytes_max;
-            body::check_head(parts, declared, bytes_max)?;
-            let memory = state.batch_budget.reserve(declared, bytes_max)?;
+            body::check_head(headers, declared, bytes_max)?;
+            let mut memory = state.batch_budget.reserve(declared, bytes_max)?;
             let body = body::read(incoming, bytes_max, deadline, patience).await?;
+            body::give_back_surplus(&mut memory, body.len());
             Ok((body, Some(memory)))
         }
         _ => {
             let bytes_max = config.body_bytes_max;
-            body::check_head(parts, declared, bytes_max)?;
+            body::check_head(headers, declared, bytes_max)?;
             let body = body::read(incoming, bytes_max, deadline, patience).await?;
             Ok((body, None))
         }
