@@ -1,14 +1,16 @@
 //! One pass over everything: what it hands out, and what it tells of damage in the middle.
 
+use super::super::Journal;
 use super::super::page::MAGIC;
 use super::super::record;
 use super::super::settings::Base;
-use super::super::testing::{commit, open, small};
+use super::super::testing::{commit, open, options, small, try_open};
 use super::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const GROUPS: usize = 60;
+const TRIES_MAX: usize = 20;
 
 /// Keeps all that it hears.
 #[derive(Default)]
@@ -41,7 +43,10 @@ impl Inspector for Heard {
 }
 
 fn inspect(folder: &Path) -> (Heard, Verified) {
-    let journal = open(&small(folder));
+    inspect_opened(open(&small(folder)))
+}
+
+fn inspect_opened(journal: Journal) -> (Heard, Verified) {
     let mut heard = Heard::default();
     let verified = journal.reader().inspect(&mut heard);
     journal.close().unwrap();
@@ -126,22 +131,34 @@ fn a_base_that_does_not_follow_is_told_and_the_next_volume_is_read() {
 
 #[test]
 fn a_damaged_page_hides_its_volume_from_there_on_and_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    journal_in(folder.path());
-    let (whole, verified) = inspect(folder.path());
-    let path = folder.path().join("volumes/0000000002/sled/db");
-    let mut bytes = fs::read(&path).unwrap();
-    let starts = bytes.windows(MAGIC.len()).enumerate();
-    let starts: Vec<usize> = starts
-        .filter(|(_, bytes)| **bytes == MAGIC)
-        .map(|(at, _)| at)
-        .collect();
-    bytes[starts[starts.len() / 2] + 150] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let (heard, found) = inspect(folder.path());
-    assert_hides_only_the_second(&heard, &whole);
-    assert_eq!(
-        (found.newest, found.head_hash),
-        (verified.newest, verified.head_hash)
-    );
+    for _ in 0..TRIES_MAX {
+        let folder = tempfile::tempdir().unwrap();
+        journal_in(folder.path());
+        let (whole, verified) = inspect(folder.path());
+        let path = folder.path().join("volumes/0000000002/sled/db");
+        let mut bytes = fs::read(&path).unwrap();
+        let starts = bytes.windows(MAGIC.len()).enumerate();
+        let starts: Vec<usize> = starts
+            .filter(|(_, bytes)| **bytes == MAGIC)
+            .map(|(at, _)| at)
+            .collect();
+        bytes[starts[starts.len() / 2] + 150] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        // sled may refuse the store as a whole, or show another copy of the page; then once more with another journal.
+        let Ok(journal) = try_open(&small(folder.path()), &options()) else {
+            continue;
+        };
+        let (heard, found) = inspect_opened(journal);
+        if heard.faults.is_empty() {
+            assert_eq!(heard.entries, whole.entries, "damage that shows, untold");
+            continue;
+        }
+        assert_hides_only_the_second(&heard, &whole);
+        assert_eq!(
+            (found.newest, found.head_hash),
+            (verified.newest, verified.head_hash)
+        );
+        return;
+    }
+    panic!("no damaged page was shown by a store that opens");
 }
