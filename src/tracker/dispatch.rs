@@ -1,6 +1,7 @@
 //! Committed entries → the queues of who wants to hear of them.
 
 use super::Shared;
+use super::index::Populated;
 use super::outbox::{Delivery, Outbox};
 use super::update::{StatusUpdate, UpdateEncoder};
 use crate::journal::Entry;
@@ -47,15 +48,13 @@ impl Dispatcher {
     /// watermark. Each connection is woken once, or once every [`wake_every_updates`](super::Config) in a large group.
     pub fn dispatch(&mut self, entries: &[Entry]) {
         let begun_at = self.shared.clock.monotonic();
-        for entry in entries {
-            for update in StatusUpdate::of(entry) {
-                if update.sequence > self.position {
-                    self.hand_out(&update);
-                }
-            }
-            self.position = self.position.max(entry.last());
-            if self.updates >= self.shared.config.wake_every_updates {
-                self.publish();
+        let populated = self.shared.index.populated();
+        if populated.is_nobody() {
+            let last = entries.last().map_or(self.position, Entry::last);
+            self.position = self.position.max(last);
+        } else {
+            for entry in entries {
+                self.hand_out_all(entry, populated);
             }
         }
         self.publish();
@@ -63,10 +62,23 @@ impl Dispatcher {
         self.metrics.observe_stage(Stage::Match, took);
     }
 
-    fn hand_out(&mut self, update: &StatusUpdate) {
+    fn hand_out_all(&mut self, entry: &Entry, populated: Populated) {
+        for update in StatusUpdate::of(entry) {
+            if update.sequence > self.position {
+                self.hand_out(&update, populated);
+            }
+        }
+        self.position = self.position.max(entry.last());
+        if self.updates >= self.shared.config.wake_every_updates {
+            self.publish();
+        }
+    }
+
+    fn hand_out(&mut self, update: &StatusUpdate, populated: Populated) {
         self.updates += 1;
         let mut encoded = None;
-        self.shared.index.for_each_match(update, |subscription| {
+        let index = &self.shared.index;
+        index.for_each_match(update, populated, |subscription| {
             let encoded = encoded.get_or_insert_with(|| self.encoder.encode(update));
             match subscription.outbox.deliver(subscription.ordinal, encoded) {
                 Delivery::Ignored => {}

@@ -13,7 +13,7 @@ use hashbrown::hash_map::Entry as MapEntry;
 use parking_lot::Mutex;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use uuid::Uuid;
 
 /// One subscription of one connection.
@@ -76,6 +76,8 @@ type Shard<K> = Mutex<HashMap<K, Subscriptions, RandomState>>;
 struct Keyed<K> {
     hasher: RandomState,
     shards: Box<[Shard<K>]>,
+    /// Number of keys in all shards, so that without any nobody hashes and takes locks.
+    count: AtomicUsize,
 }
 
 impl<K: Copy + Eq + Hash> Keyed<K> {
@@ -85,6 +87,7 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
         Self {
             shards: (0..shards).map(|_| shard()).collect(),
             hasher,
+            count: AtomicUsize::new(0),
         }
     }
 
@@ -100,6 +103,7 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
         match self.shard(&key).lock().entry(key) {
             MapEntry::Vacant(vacant) => {
                 vacant.insert(Subscriptions::One(added));
+                self.count.fetch_add(1, Ordering::Relaxed);
             }
             MapEntry::Occupied(mut occupied) => match occupied.get_mut() {
                 Subscriptions::One(first) => {
@@ -123,6 +127,7 @@ impl<K: Copy + Eq + Hash> Keyed<K> {
             };
             if emptied {
                 occupied.remove();
+                self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -161,6 +166,21 @@ pub(super) struct Index {
     all_count: AtomicUsize,
 }
 
+/// Which dimensions hold anything, as of [`Index::populated`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Populated {
+    by_transaction: bool,
+    by_wallet: bool,
+    all: bool,
+}
+
+impl Populated {
+    /// Whether nobody subscribes to anything.
+    pub(super) const fn is_nobody(self) -> bool {
+        !(self.by_transaction || self.by_wallet || self.all)
+    }
+}
+
 impl Index {
     /// An index of `shards` shards a dimension, rounded up to a power of two.
     pub(super) fn new(shards: usize) -> Self {
@@ -188,9 +208,11 @@ impl Index {
             Keys::All => {
                 let mut list = self.all_shard(subscription.ordinal).lock();
                 insert_in_order(&mut list, Arc::clone(subscription));
-                self.all_count.fetch_add(1, Ordering::Release);
+                self.all_count.fetch_add(1, Ordering::Relaxed);
             }
         }
+        // IMPORTANT: pairs with the fence in `populated`.
+        fence(Ordering::SeqCst);
     }
 
     /// Takes out what [`Index::insert`] put in. Once for each, and not for what was never inserted.
@@ -209,15 +231,30 @@ impl Index {
             }
             Keys::All => {
                 remove_in_order(&mut self.all_shard(ordinal).lock(), ordinal);
-                self.all_count.fetch_sub(1, Ordering::Release);
+                self.all_count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Gives each subscription that wants `update`, perhaps more than once.
+    /// Where to look for those who want to hear of entries that are durable by now. Whoever is inserted too late to be
+    /// seen here finds all of them durable when it then reads the durable watermark, and so starts behind them: of the
+    /// two fences one comes first, and what came before that one is seen by whoever comes behind the other.
+    pub(super) fn populated(&self) -> Populated {
+        fence(Ordering::SeqCst);
+        let has_any = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
+        Populated {
+            by_transaction: has_any(&self.by_transaction.count),
+            by_wallet: has_any(&self.by_wallet.count),
+            all: has_any(&self.all_count),
+        }
+    }
+
+    /// Gives each subscription that wants `update`, perhaps more than once. Looks only at what is `populated`, which must
+    /// have been taken when `update` was durable.
     pub(super) fn for_each_match(
         &self,
         update: &StatusUpdate,
+        populated: Populated,
         mut found: impl FnMut(&Arc<Subscription>),
     ) {
         let mut check = |subscription: &Arc<Subscription>| {
@@ -225,11 +262,15 @@ impl Index {
                 found(subscription);
             }
         };
-        self.by_transaction
-            .for_each(&update.transaction, &mut check);
-        self.by_wallet.for_each(&update.from, &mut check);
-        self.by_wallet.for_each(&update.to, &mut check);
-        if self.all_count.load(Ordering::Acquire) > 0 {
+        if populated.by_transaction {
+            self.by_transaction
+                .for_each(&update.transaction, &mut check);
+        }
+        if populated.by_wallet {
+            self.by_wallet.for_each(&update.from, &mut check);
+            self.by_wallet.for_each(&update.to, &mut check);
+        }
+        if populated.all {
             for shard in &self.all {
                 shard.lock().iter().for_each(&mut check);
             }

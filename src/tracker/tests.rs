@@ -311,13 +311,29 @@ fn dropping_a_connection_leaves_nothing_behind() {
         (stats.connections, stats.subscriptions, stats.queued_bytes),
         (0, 0, 0)
     );
-    let mut found = 0;
-    let update = StatusUpdate::of(&transfer(1, 1, 2)).next().unwrap();
-    rig.handle
-        .shared
-        .index
-        .for_each_match(&update, |_| found += 1);
-    assert_eq!(found, 0);
+    assert!(rig.handle.shared.index.populated().is_nobody());
+}
+
+#[test]
+fn while_nobody_subscribes_the_delivered_watermark_moves_and_who_comes_then_hears_what_follows() {
+    let mut rig = Rig::new(Config::default());
+    rig.commit_transfer(1, 2);
+    rig.dispatch();
+    assert_eq!(rig.handle.delivered().get(), rig.journal[0].last());
+    let dimensions: [fn(u64) -> Filter; 3] = [
+        |_| Filter::new(vec![], vec![], &[]),
+        |_| Filter::new(vec![], vec![wallet(2)], &[]),
+        |next| Filter::new(vec![transaction(next)], vec![], &[]),
+    ];
+    for filter in dimensions {
+        let mut subscriber = rig.handle.connect(None);
+        subscriber.subscribe(filter(rig.next()), announce);
+        rig.commit_transfer(1, 2);
+        rig.dispatch();
+        assert!(!sequences(&drain(&subscriber)).is_empty());
+        drop(subscriber);
+        assert!(rig.handle.shared.index.populated().is_nobody());
+    }
 }
 
 #[test]
