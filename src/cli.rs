@@ -186,6 +186,12 @@ pub struct Settings {
     /// Open HTTP connections
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub connections_max: Option<usize>,
+    /// Requests that one HTTP/2 connection may have open; the next wait at the client
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub http2_connection_requests_max: Option<u32>,
+    /// Requests that all HTTP/2 connections may have open; more get 503
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub http2_requests_max: Option<usize>,
     /// Request line and headers; more gets 431
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub head_bytes_max: Option<usize>,
@@ -372,6 +378,8 @@ impl Settings {
             kafka_cloudevents,
             kafka_drain_timeout_ms,
             connections_max,
+            http2_connection_requests_max,
+            http2_requests_max,
             head_bytes_max,
             head_timeout_ms,
             request_timeout_ms,
@@ -727,7 +735,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 51] = [
+    const EACH_SETTING: [(&str, &str, &str); 53] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -755,6 +763,8 @@ mod tests {
         ("kafka-cloudevents", "true", "true"),
         ("kafka-drain-timeout-ms", "3", "3"),
         ("connections-max", "3", "3"),
+        ("http2-connection-requests-max", "3", "3"),
+        ("http2-requests-max", "3", "3"),
         ("head-bytes-max", "3", "3"),
         ("head-timeout-ms", "3", "3"),
         ("request-timeout-ms", "3", "3"),

@@ -455,6 +455,18 @@ fn http(settings: &Settings) -> Result<http::Config, ConfigError> {
             default.connections_max,
             1..=1_000_000,
         )?,
+        http2_connection_requests_max: within(
+            "http2-connection-requests-max",
+            settings.http2_connection_requests_max,
+            default.http2_connection_requests_max,
+            1..=10_000,
+        )?,
+        http2_requests_max: within(
+            "http2-requests-max",
+            settings.http2_requests_max,
+            default.http2_requests_max,
+            1..=1_000_000,
+        )?,
         // hyper reads a head into a buffer of at least 8 KiB.
         head_bytes_max: within(
             "head-bytes-max",
@@ -645,6 +657,8 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "data_dir" => ledger.data_dir.display().to_string(),
         "shutdown_grace_ms" => http.drain_timeout.as_millis().to_string(),
         "connections_max" => http.connections_max.to_string(),
+        "http2_connection_requests_max" => http.http2_connection_requests_max.to_string(),
+        "http2_requests_max" => http.http2_requests_max.to_string(),
         "head_bytes_max" => http.head_bytes_max.to_string(),
         "head_timeout_ms" => http.head_timeout.as_millis().to_string(),
         "request_timeout_ms" => http.request_timeout.as_millis().to_string(),

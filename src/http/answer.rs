@@ -2,6 +2,7 @@
 
 use super::backup::{BackupCut, BackupStream};
 use super::body::Memory;
+use super::http2::Progress;
 use crate::event::{TimestampText, currency_code, write_sequence, write_uuid};
 use crate::ids::IdCipher;
 use crate::journal::{Body as EntryBody, EventDetail, EventKind};
@@ -10,18 +11,53 @@ use crate::money;
 use crate::types::{Currencies, Currency, MinorUnits, Status, TimestampMs};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+
+/// Bytes of an answer that are handed to HTTP/2 at once. Why: what it was given waits in memory until the client takes it.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// The body of every answer.
 #[derive(Debug)]
-pub struct Body(Inner);
+pub struct Body {
+    inner: Inner,
+    /// For HTTP/2.
+    pieces: Option<Pieces>,
+}
+
+/// What makes pieces of an answer.
+#[derive(Debug)]
+struct Pieces {
+    /// Of what was made or read, not handed over yet.
+    rest: Bytes,
+    progress: Progress,
+}
+
+impl Body {
+    /// The same, given out in pieces that `progress` hears of.
+    pub(super) fn in_pieces(self, progress: Progress) -> Self {
+        let rest = Bytes::new();
+        Self {
+            pieces: Some(Pieces { rest, progress }),
+            ..self
+        }
+    }
+}
+
+impl From<Inner> for Body {
+    fn from(inner: Inner) -> Self {
+        Self {
+            inner,
+            pieces: None,
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -33,13 +69,27 @@ enum Inner {
 
 impl From<Full<Bytes>> for Body {
     fn from(whole: Full<Bytes>) -> Self {
-        Self(Inner::Whole(whole))
+        Inner::Whole(whole).into()
     }
 }
 
 impl From<BackupStream> for Body {
     fn from(stream: BackupStream) -> Self {
-        Self(Inner::Backup(Box::new(stream)))
+        Inner::Backup(Box::new(stream)).into()
+    }
+}
+
+impl Inner {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BackupCut>>> {
+        match self {
+            Self::Whole(whole) => Pin::new(whole)
+                .poll_frame(cx)
+                .map_err(|never: Infallible| match never {}),
+            Self::Backup(stream) => stream.poll_frame(cx),
+        }
     }
 }
 
@@ -51,24 +101,41 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BackupCut>>> {
-        match &mut self.0 {
-            Inner::Whole(whole) => Pin::new(whole)
-                .poll_frame(cx)
-                .map_err(|never: Infallible| match never {}),
-            Inner::Backup(stream) => stream.poll_frame(cx),
+        let Self { inner, pieces } = &mut *self;
+        let Some(Pieces { rest, progress }) = pieces else {
+            return inner.poll_frame(cx);
+        };
+        progress.step();
+        if rest.is_empty() {
+            let frame = match ready!(inner.poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                ended => return Poll::Ready(ended),
+            };
+            match frame.into_data() {
+                Ok(data) => *rest = data,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
         }
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Whole(whole) => whole.is_end_stream(),
-            Inner::Backup(stream) => stream.is_ended(),
-        }
+        let is_given = self.pieces.as_ref().is_none_or(|it| it.rest.is_empty());
+        is_given
+            && match &self.inner {
+                Inner::Whole(whole) => whole.is_end_stream(),
+                Inner::Backup(stream) => stream.is_ended(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Whole(whole) => whole.size_hint(),
+        match &self.inner {
+            Inner::Whole(whole) => {
+                let rest = self.pieces.as_ref().map_or(0, |it| it.rest.len());
+                let left = whole.size_hint().exact().unwrap_or_default();
+                SizeHint::with_exact(left.saturating_add(u64::try_from(rest).unwrap_or(u64::MAX)))
+            }
             Inner::Backup(_) => SizeHint::default(),
         }
     }

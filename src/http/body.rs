@@ -5,23 +5,29 @@ use super::deadline::{Deadline, Late};
 use super::error::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Checks what the head tells about the body, before a byte of it is asked for.
 pub(super) fn check_head(
-    headers: &HeaderMap,
+    parts: &Parts,
     declared_bytes: Option<u64>,
     bytes_max: usize,
 ) -> Result<(), ErrorKind> {
+    let headers = &parts.headers;
     if !is_json(headers) {
         return Err(ErrorKind::UnsupportedMediaType);
     }
-    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+    // In HTTP/2 every body has an end without a word about it.
+    let tells_end = parts.version == Version::HTTP_2
+        || headers.contains_key(CONTENT_LENGTH)
+        || headers.contains_key(TRANSFER_ENCODING);
+    if !tells_end {
         return Err(ErrorKind::LengthRequired);
     }
     let fits = |declared| usize::try_from(declared).is_ok_and(|bytes| bytes <= bytes_max);
@@ -79,9 +85,11 @@ async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, ErrorKi
 ///
 /// Why: a socket closed over unread bytes is reset, and the reset overtakes the refusal on its way to the client (RFC
 /// 9112 §9.6).
-pub(super) async fn discard(headers: &HeaderMap, body: &mut Incoming, config: &Config) {
+pub(super) async fn discard(parts: &Parts, body: &mut Incoming, config: &Config) {
     // Who waits for `100 Continue` has sent nothing, and reading would ask for it.
-    if headers.contains_key(EXPECT) || body.is_end_stream() {
+    let waits = parts.headers.contains_key(EXPECT);
+    // In HTTP/2 a stream is ended without the connection.
+    if waits || body.is_end_stream() || parts.version == Version::HTTP_2 {
         return;
     }
     let all = async {
@@ -156,11 +164,15 @@ mod tests {
     use super::*;
     use hyper::header::HeaderName;
 
-    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
-            .collect()
+    fn head(version: Version, pairs: &[(HeaderName, &str)]) -> Parts {
+        let mut request = hyper::Request::new(());
+        *request.version_mut() = version;
+        request.headers_mut().extend(
+            pairs
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap())),
+        );
+        request.into_parts().0
     }
 
     #[test]
@@ -215,11 +227,14 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                check_head(&headers(&pairs), declared, 10),
+                check_head(&head(Version::HTTP_11, &pairs), declared, 10),
                 expected,
                 "{pairs:?}"
             );
         }
+        let pairs = [(CONTENT_TYPE, "application/json")];
+        let checked = check_head(&head(Version::HTTP_2, &pairs), None, 10);
+        assert_eq!(checked, Ok(()), "a stream ends by itself");
     }
 
     #[test]

@@ -39,6 +39,16 @@ pub struct Config {
     pub stale_retries_max: u32,
     /// How long such a try waits for the change before it to become durable. Default 100 ms.
     pub stale_wait: Duration,
+    /// Requests that one HTTP/2 connection may have open; the next ones wait at the client. Default 128.
+    pub http2_connection_requests_max: u32,
+    /// Requests that all HTTP/2 connections together may have open. Default 10,000.
+    pub http2_requests_max: usize,
+    /// Bytes of one HTTP/2 request's body that may be on their way. Default 256 KiB.
+    pub http2_stream_window_bytes: u32,
+    /// The same for all requests of one connection. Default 1 MiB.
+    pub http2_connection_window_bytes: u32,
+    /// Bytes of an answer that wait for an HTTP/2 client, each. Default 64 KiB.
+    pub http2_send_buffer_bytes: usize,
     /// Bytes of journal pages read for one `GET /api/v1/events`. Default 1 MiB.
     pub events_read_bytes_max: usize,
 }
@@ -75,6 +85,11 @@ impl Default for Config {
             hold_expiry_max: Duration::from_hours(30 * 24),
             stale_retries_max: 8,
             stale_wait: Duration::from_millis(100),
+            http2_connection_requests_max: 128,
+            http2_requests_max: 10_000,
+            http2_stream_window_bytes: 256 << 10,
+            http2_connection_window_bytes: 1 << 20,
+            http2_send_buffer_bytes: 64 << 10,
             events_read_bytes_max: 1 << 20,
         }
     }

@@ -84,6 +84,8 @@ pub(super) enum ErrorKind {
     LedgerBusy,
     #[error("too much batch data is being read, retry later")]
     BatchMemory,
+    #[error("too many requests at once, retry later")]
+    TooManyRequests,
     #[error("storage unavailable, nothing was recorded")]
     StorageUnavailable,
     #[error("the disk is full, nothing was recorded")]
@@ -143,6 +145,7 @@ impl ErrorKind {
             Self::LedgerBusy | Self::BatchMemory => {
                 (StatusCode::SERVICE_UNAVAILABLE, "LEDGER_BUSY")
             }
+            Self::TooManyRequests => (StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_REQUESTS"),
             Self::StorageUnavailable | Self::StorageUnreadable | Self::QueryStopped => {
                 (StatusCode::SERVICE_UNAVAILABLE, "STORAGE_UNAVAILABLE")
             }

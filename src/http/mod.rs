@@ -13,6 +13,7 @@ mod counters;
 mod deadline;
 mod error;
 mod events;
+mod http2;
 mod issuances;
 mod json;
 mod parse;

@@ -1,11 +1,14 @@
 //! Connections: accepted, bounded, served, drained.
 
+use super::answer::Body;
 use super::config::Config;
+use super::http2::{self, Activity, Requests, Version};
 use super::service::{self, Connection, Services, State};
 use crate::metrics::Metrics;
 use crate::tasks::{OnExit, Supervisor};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
@@ -50,6 +53,9 @@ impl Server {
         let acceptor = Acceptor {
             metrics: services.metrics.clone(),
             http1: http1_builder(&services.config),
+            http2_places: Arc::new(Semaphore::new(
+                services.config.http2_requests_max.min(slots_max),
+            )),
             slots: Arc::clone(&slots),
             phase: phase.subscribe(),
             state: Arc::new(State::new(services)),
@@ -89,6 +95,8 @@ struct Acceptor {
     state: Arc<State>,
     metrics: Metrics,
     http1: http1::Builder,
+    /// For requests by HTTP/2, which come many at once on a connection.
+    http2_places: Arc<Semaphore>,
     supervisor: Supervisor,
     slots: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
@@ -147,6 +155,8 @@ impl Acceptor {
         let served = ServedConnection {
             state: Arc::clone(&self.state),
             http1: self.http1.clone(),
+            http2_places: Arc::clone(&self.http2_places),
+            supervisor: self.supervisor.clone(),
             phase: self.phase.clone(),
         };
         let metrics = self.metrics.clone();
@@ -173,19 +183,32 @@ impl Acceptor {
 struct ServedConnection {
     state: Arc<State>,
     http1: http1::Builder,
+    http2_places: Arc<Semaphore>,
+    supervisor: Supervisor,
     phase: watch::Receiver<Phase>,
 }
 
 impl ServedConnection {
     async fn run(mut self, stream: TcpStream) {
-        let connection = Arc::new(Connection::new(self.state));
-        let handle = service_fn(move |request| {
-            let connection = Arc::clone(&connection);
-            async move { Ok::<_, Infallible>(service::handle(&connection, request).await) }
-        });
+        let head_timeout = self.state.services.config.head_timeout;
+        let version = tokio::select! {
+            biased;
+            version = tokio::time::timeout(head_timeout, Version::of(&stream)) => version,
+            // Nothing was asked yet.
+            _ = self.phase.wait_for(|phase| *phase != Phase::Serving) => return,
+        };
+        match version {
+            Ok(Ok(Version::Http1)) => self.http1(stream).await,
+            Ok(Ok(Version::Http2)) => self.http2(stream).await,
+            Ok(Err(error)) => debug!(%error, "a connection ended before it was served"),
+            Err(_) => debug!("a connection on which nothing came was closed"),
+        }
+    }
+
+    async fn http1(mut self, stream: TcpStream) {
         let connection = self
             .http1
-            .serve_connection(TokioIo::new(stream), handle)
+            .serve_connection(TokioIo::new(stream), answers(self.state))
             .with_upgrades();
         let mut connection = pin!(connection);
         tokio::select! {
@@ -201,6 +224,46 @@ impl ServedConnection {
             () = cut(&mut self.phase) => {}
         }
     }
+
+    async fn http2(mut self, stream: TcpStream) {
+        let config = &self.state.services.config;
+        let idle = config.head_timeout;
+        let activity = Activity::default();
+        let requests = Requests {
+            supervisor: self.supervisor,
+            places: self.http2_places,
+            activity: activity.clone(),
+            patience: config.request_timeout,
+        };
+        let builder = http2::builder(config, requests);
+        let connection = builder.serve_connection(TokioIo::new(stream), answers(self.state));
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return note_end(result),
+            _ = self.phase.wait_for(|phase| *phase != Phase::Serving) => {}
+            () = activity.idle_for(idle) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        // Why bounded here and not only by the drain: a peer that takes nothing would keep it.
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => note_end(result),
+            () = cut(&mut self.phase) => {}
+            () = activity.idle_for(idle) => debug!("a connection that took nothing more was cut off"),
+        }
+    }
+}
+
+/// What answers the requests of one connection.
+fn answers(
+    state: Arc<State>,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> {
+    let connection = Arc::new(Connection::new(state));
+    service_fn(move |request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(service::handle(&connection, request).await) }
+    })
 }
 
 /// Completes when what is left at the end of the drain has to go.

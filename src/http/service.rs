@@ -9,7 +9,7 @@ use super::error::{ApiError, ErrorKind};
 use super::parse::Rules;
 use super::query::Query;
 use super::router::{Resource, Verb};
-use super::{backup, batch, events, issuances, status, transactions, wallets};
+use super::{backup, batch, events, http2, issuances, status, transactions, wallets};
 use crate::auth::{Access, Caller, Scope};
 use crate::clock::SharedClock;
 use crate::ids::IdCipher;
@@ -23,9 +23,11 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, HeaderValue, ORIGIN, VARY,
 };
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -199,8 +201,16 @@ impl Connection {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn handle(
+    connection: &Connection,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     let state = &*connection.state;
+    let is_http2 = request.version() == Version::HTTP_2;
+    let is_head = request.method() == Method::HEAD;
+    if is_http2 {
+        name_host(&mut request);
+    }
     let Services { clock, access, .. } = &state.services;
     let started = clock.monotonic();
     let method = method_label(request.method());
@@ -232,7 +242,20 @@ pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) 
     if is_write {
         state.counters.observe(status.is_success(), took);
     }
-    response
+    if is_http2 {
+        http2::shape(response, is_head)
+    } else {
+        response
+    }
+}
+
+/// The authority of an HTTP/2 request is what `Host` is in HTTP/1, and overrules it (RFC 9113 §8.3.1).
+fn name_host(request: &mut Request<Incoming>) {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let host = authority.and_then(|name| HeaderValue::from_str(name).ok());
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
 }
 
 async fn answer(
@@ -252,13 +275,16 @@ async fn answer(
         upgrade,
         ..
     } = &state.services;
+    if request.version() == Version::HTTP_2 && !http2::has_place() {
+        return Err(ErrorKind::TooManyRequests.into());
+    }
     let (resource, caller) = match admit(access, &request, resource) {
         Ok(Admitted::Options(verb)) => return Ok(options(access, request.headers(), verb)),
         Ok(Admitted::Upgrade(caller)) => return Ok(upgrade(request, caller)),
         Ok(Admitted::Call(resource, caller)) => (resource, caller),
         Err(error) => {
             let (parts, mut incoming) = request.into_parts();
-            body::discard(&parts.headers, &mut incoming, config).await;
+            body::discard(&parts, &mut incoming, config).await;
             return Err(error);
         }
     };
@@ -268,18 +294,12 @@ async fn answer(
             .saturating_sub(clock.monotonic().saturating_sub(started))
     };
     let (parts, mut incoming) = request.into_parts();
-    let reading = read_body(
-        connection,
-        &parts.headers,
-        &mut incoming,
-        resource,
-        remaining(),
-    );
+    let reading = read_body(connection, &parts, &mut incoming, resource, remaining());
     let (body, memory) = match reading.await {
         Ok(read) => read,
         Err(kind @ (ErrorKind::BodyTimeout | ErrorKind::BodyIncomplete)) => return Err(kind.into()),
         Err(kind) => {
-            body::discard(&parts.headers, &mut incoming, config).await;
+            body::discard(&parts, &mut incoming, config).await;
             return Err(kind.into());
         }
     };
@@ -343,7 +363,7 @@ fn admit<'p>(
 /// The body of a write, with the memory that a batch was given for it; nothing for a read.
 async fn read_body(
     connection: &Connection,
-    headers: &HeaderMap,
+    parts: &Parts,
     incoming: &mut Incoming,
     resource: Resource<'_>,
     patience: Duration,
@@ -357,7 +377,7 @@ async fn read_body(
         (Verb::Get, _) => Ok((Bytes::new(), None)),
         (_, Resource::Batch) => {
             let bytes_max = config.batch_bytes_max;
-            body::check_head(headers, declared, bytes_max)?;
+            body::check_head(parts, declared, bytes_max)?;
             let mut memory = state.batch_budget.reserve(declared, bytes_max)?;
             let body = body::read(incoming, bytes_max, deadline, patience).await?;
             body::give_back_surplus(&mut memory, body.len());
@@ -365,7 +385,7 @@ async fn read_body(
         }
         _ => {
             let bytes_max = config.body_bytes_max;
-            body::check_head(headers, declared, bytes_max)?;
+            body::check_head(parts, declared, bytes_max)?;
             let body = body::read(incoming, bytes_max, deadline, patience).await?;
             Ok((body, None))
         }

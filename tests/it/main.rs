@@ -8,6 +8,7 @@ mod crash;
 mod data_folder;
 mod disk_full;
 mod export_import;
+mod http2;
 mod http_bad_input;
 mod http_batches;
 mod http_connection;
