@@ -5,6 +5,8 @@
 
 mod attachment;
 mod keys;
+#[cfg(test)]
+mod model_tests;
 mod scan;
 
 pub(super) use attachment::{AttachmentError, attachment};
@@ -141,10 +143,11 @@ fn batch_frame<'b>(
                 !std::mem::replace(&mut has_atomic, true)
             }
             _ => {
-                if let Err(error) = check_keys(scanner.value()?) {
+                let noted = check_keys(scanner.value()?).and_then(|()| unknown.insert(key.clone()));
+                if let Err(error) = noted {
                     fault.get_or_insert(error);
                 }
-                unknown.insert(key.clone())
+                true
             }
         };
         if !is_new {
@@ -218,13 +221,8 @@ fn fields<'b, const N: usize>(
             }
             *value = (text != "null").then_some(text);
             next = index.map_or(0, |at| at + 1);
-        } else {
-            if let Err(error) = check_keys(text) {
-                fault.get_or_insert(error);
-            }
-            if !unknown.insert(key.clone()) {
-                fault.get_or_insert_with(|| repeated(&key).into());
-            }
+        } else if let Err(error) = check_keys(text).and_then(|()| unknown.insert(key)) {
+            fault.get_or_insert(error);
         }
         goes_on = scanner.goes_on(b'}')?;
     }
@@ -400,6 +398,20 @@ mod tests {
         assert_eq!(string("\"a\\u0062c\"").as_deref(), Some("abc"));
         assert_eq!(string("7"), None);
         assert_eq!(string("{}"), None);
+    }
+
+    #[test]
+    fn an_object_of_nothing_but_keys_is_refused_before_it_takes_memory() {
+        let object = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|n| format!("\"k{n}\":0")).collect();
+            format!("{{{}}}", keys.join(","))
+        };
+        for wrap in ["@", r#"{"x":@}"#, r#"{"x":[[@]]}"#] {
+            let with = |count| wrap.replace('@', &object(count));
+            assert!(read(&with(1_000)).is_ok());
+            let error = read(&with(1_100)).unwrap_err();
+            assert_eq!(error, "an object has too many keys");
+        }
     }
 
     proptest! {

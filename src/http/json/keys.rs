@@ -8,30 +8,54 @@ use std::collections::HashSet;
 /// Keys of an object that are compared one by one.
 const FEW_MAX: usize = 8;
 
-/// The keys of one object as far as they were read. A few are compared one by one; beyond that a keyed hash set keeps
-/// hostile objects from costing quadratic time.
+/// Keys that an object may have beyond those: far more than fit into any attachment. Why a bound: a body that is nothing
+/// but keys would take several times its size in memory.
+const MANY_MAX: usize = 1_024;
+
+/// What is wrong with the keys of an object.
+pub(super) type Fault = Cow<'static, str>;
+
+/// The keys of an object beyond the few. Hashed under a key, so that a hostile object costs no quadratic time.
+#[derive(Default)]
+struct Many<'b>(Option<HashSet<Cow<'b, str>>>);
+
+impl<'b> Many<'b> {
+    fn insert(&mut self, key: Cow<'b, str>) -> Result<(), Fault> {
+        let keys = self.0.get_or_insert_default();
+        if keys.contains(&key) {
+            return Err(repeated(&key).into());
+        }
+        if keys.len() == MANY_MAX {
+            return Err("an object has too many keys".into());
+        }
+        keys.insert(key);
+        Ok(())
+    }
+}
+
+/// The keys of one object as far as they were read.
 #[derive(Default)]
 pub(super) struct KeysSeen<'b> {
     /// Those without escapes among the first, `few_len` of them; an array, since nearly every body has few.
     few: [&'b str; FEW_MAX],
     few_len: usize,
-    many: Option<HashSet<Cow<'b, str>>>,
+    many: Many<'b>,
 }
 
 impl<'b> KeysSeen<'b> {
-    /// Whether `key` is new.
-    pub(super) fn insert(&mut self, key: Cow<'b, str>) -> bool {
+    /// Notes `key`, which must be new.
+    pub(super) fn insert(&mut self, key: Cow<'b, str>) -> Result<(), Fault> {
         let few = self.few.get(..self.few_len).unwrap_or_default();
         if few.contains(&&*key) {
-            return false;
+            return Err(repeated(&key).into());
         }
         match (self.few.get_mut(self.few_len), key) {
-            (Some(place), Cow::Borrowed(key)) if self.many.is_none() => {
+            (Some(place), Cow::Borrowed(key)) if self.many.0.is_none() => {
                 *place = key;
                 self.few_len += 1;
-                true
+                Ok(())
             }
-            (_, key) => self.many.get_or_insert_default().insert(key),
+            (_, key) => self.many.insert(key),
         }
     }
 }
@@ -54,8 +78,7 @@ struct Level<'b> {
     key_is_next: bool,
     /// Where its keys begin among those of all open objects.
     keys_from: usize,
-    /// Those beyond the few that are compared one by one.
-    many: Option<HashSet<Cow<'b, str>>>,
+    many: Many<'b>,
 }
 
 /// Room for what is open, and for the keys of that, in a usual attachment.
@@ -69,8 +92,8 @@ pub(super) struct Survey {
     pub(super) depth: usize,
     /// Bytes of white space between the tokens.
     pub(super) space_bytes: usize,
-    /// The first of: a repeated key in any object, half a character in a string, too many levels.
-    pub(super) fault: Option<Cow<'static, str>>,
+    /// The first of: a repeated key or too many of them in any object, half a character in a string, too many levels.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Survey {
@@ -97,7 +120,7 @@ impl Survey {
                             is_object: *byte == b'{',
                             key_is_next: *byte == b'{',
                             keys_from: keys.len(),
-                            many: None,
+                            many: Many::default(),
                         });
                     }
                 }
@@ -138,22 +161,22 @@ impl Survey {
         };
         level.key_is_next = false;
         let few = keys.get(level.keys_from..).unwrap_or_default();
-        if few.contains(&text) || level.many.as_ref().is_some_and(|many| many.contains(&text)) {
+        if few.contains(&text) {
             self.note(|| repeated(&text).into());
         } else if few.len() < FEW_MAX {
             keys.push(text);
-        } else {
-            level.many.get_or_insert_default().insert(text);
+        } else if let Err(fault) = level.many.insert(text) {
+            self.note(|| fault);
         }
     }
 
-    fn note(&mut self, fault: impl FnOnce() -> Cow<'static, str>) {
+    fn note(&mut self, fault: impl FnOnce() -> Fault) {
         self.fault.get_or_insert_with(fault);
     }
 }
 
-/// Looks for a repeated key in any object of `json`, which is valid JSON.
-pub(super) fn check_keys(json: &str) -> Result<(), Cow<'static, str>> {
+/// Looks for what is wrong with the keys of any object in `json`, which is valid JSON.
+pub(super) fn check_keys(json: &str) -> Result<(), Fault> {
     if !json.starts_with(['{', '[', '"']) {
         return Ok(());
     }
