@@ -91,6 +91,13 @@ impl Inner {
             Self::Backup(stream) => stream.poll_frame(cx),
         }
     }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Backup(stream) => stream.is_ended(),
+        }
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -107,7 +114,9 @@ impl hyper::body::Body for Body {
         };
         progress.step();
         if rest.is_empty() {
-            let frame = match ready!(inner.poll_frame(cx)) {
+            let polled = inner.poll_frame(cx);
+            progress.is_made(polled.is_ready());
+            let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
                 ended => return Poll::Ready(ended),
             };
@@ -116,17 +125,18 @@ impl hyper::body::Body for Body {
                 Err(frame) => return Poll::Ready(Some(Ok(frame))),
             }
         }
-        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let mut piece_bytes = rest.len().min(PIECE_BYTES);
+        if piece_bytes == rest.len() && piece_bytes > 1 && inner.is_end_stream() {
+            // IMPORTANT: the last byte goes by itself. hyper hands a piece over as soon as the client takes a byte of it,
+            // and is done with the answer when that was the last one: the rest would wait with nobody to watch it.
+            piece_bytes -= 1;
+        }
+        Poll::Ready(Some(Ok(Frame::data(rest.split_to(piece_bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
         let is_given = self.pieces.as_ref().is_none_or(|it| it.rest.is_empty());
-        is_given
-            && match &self.inner {
-                Inner::Whole(whole) => whole.is_end_stream(),
-                Inner::Backup(stream) => stream.is_ended(),
-            }
+        is_given && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -19,8 +19,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -33,6 +33,9 @@ const PREFACE_START: &[u8; 14] = b"PRI * HTTP/2.0";
 /// First and longest wait for the rest of it.
 const PREFACE_RETRY_MIN: Duration = Duration::from_millis(5);
 const PREFACE_RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Within which time some of a refusal has to be taken whose request found no place.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,7 +100,11 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Requests {
         };
         let progress = stream.progress.clone();
         let open = self.activity.begin();
-        let patience = self.patience;
+        let patience = if stream.has_place {
+            self.patience
+        } else {
+            self.patience.min(REFUSAL_PATIENCE)
+        };
         let work = async move {
             let _held = (place, open);
             let request = STREAM.scope(stream, request);
@@ -143,9 +150,17 @@ pub(super) fn shape(mut response: Response<Body>, is_head: bool) -> Response<Bod
     response.map(|_| Full::default().into())
 }
 
-/// How far an answer has come, in pieces.
+/// How far an answer has come.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+pub(super) struct Progress(Arc<Steps>);
+
+#[derive(Debug, Default)]
+struct Steps {
+    /// Pieces that were asked for.
+    pieces: AtomicU64,
+    /// Whether the next one is not made yet, so that nobody but we are late.
+    is_making: AtomicBool,
+}
 
 /// How a request ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,11 +172,12 @@ enum Outcome {
 impl Progress {
     /// The next piece of the answer is asked for, so the one before is on its way.
     pub(super) fn step(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.pieces.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn pieces(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Whether the piece that was asked for is there.
+    pub(super) fn is_made(&self, is_made: bool) {
+        self.0.is_making.store(!is_made, Ordering::Relaxed);
     }
 
     /// Runs `request`, as long as pieces of its answer are taken within `patience`, or, since it is looked at only when
@@ -174,32 +190,23 @@ impl Progress {
             if request.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Outcome::Done);
             }
-            let pieces = self.pieces();
+            let pieces = self.0.pieces.load(Ordering::Relaxed);
             if pieces == 0 {
                 return Poll::Pending;
             }
             let (timer, seen) =
                 timer.get_or_insert_with(|| (Box::pin(tokio::time::sleep(patience)), pieces));
-            poll_stuck(cx, timer, seen, pieces, patience)
+            while timer.as_mut().poll(cx).is_ready() {
+                let is_making = self.0.is_making.load(Ordering::Relaxed);
+                if std::mem::replace(seen, pieces) == pieces && !is_making {
+                    return Poll::Ready(Outcome::Stuck);
+                }
+                timer.set(tokio::time::sleep(patience));
+            }
+            Poll::Pending
         })
         .await
     }
-}
-
-fn poll_stuck(
-    cx: &mut Context<'_>,
-    timer: &mut Pin<Box<Sleep>>,
-    seen: &mut u64,
-    pieces: u64,
-    patience: Duration,
-) -> Poll<Outcome> {
-    while timer.as_mut().poll(cx).is_ready() {
-        if std::mem::replace(seen, pieces) == pieces {
-            return Poll::Ready(Outcome::Stuck);
-        }
-        timer.set(tokio::time::sleep(patience));
-    }
-    Poll::Pending
 }
 
 /// What happens on one connection. HTTP/1 has a timer for each head and closes a connection on which none comes; in
@@ -323,6 +330,11 @@ mod tests {
         assert_eq!(progress.watch(long, slow).await, Outcome::Done);
 
         progress.step();
+        progress.is_made(false);
+        let making = async { tokio::time::sleep(patience * 5).await };
+        assert_eq!(progress.watch(patience, making).await, Outcome::Done);
+
+        progress.is_made(true);
         let never = std::future::pending();
         assert_eq!(progress.watch(patience, never).await, Outcome::Stuck);
     }

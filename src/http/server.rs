@@ -24,6 +24,9 @@ use tracing::{debug, info, warn};
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// How long an HTTP/2 client without a request in hand may take to answer the goodbye of a server that stops.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where the server is in its life, as its connections see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -245,7 +248,13 @@ impl ServedConnection {
             () = activity.idle_for(idle) => {}
         }
         connection.as_mut().graceful_shutdown();
-        // Why bounded here and not only by the drain: a peer that takes nothing would keep it.
+        let is_draining = *self.phase.borrow() != Phase::Serving;
+        let idle = if is_draining {
+            idle.min(GOODBYE_PATIENCE)
+        } else {
+            idle
+        };
+        // Why bounded here and not only by the drain: a peer that answers nothing would keep it.
         tokio::select! {
             biased;
             result = connection.as_mut() => note_end(result),

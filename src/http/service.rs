@@ -303,6 +303,8 @@ async fn answer(
             return Err(kind.into());
         }
     };
+    // What came with a read has no use, and is in memory until then.
+    drop(incoming);
     let ask = Ask {
         state,
         caller: &caller,
