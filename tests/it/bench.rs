@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 mod ends;
 mod lying;
+mod ratios;
 
 /// A run that takes as little time as a figure needs.
 const SHORT: [&str; 8] = [

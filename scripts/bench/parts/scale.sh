@@ -47,18 +47,7 @@ scale_row() { # FIRST_CELL NAME
         "$(plain "$2/$all/rate")" "$(ms "$2/$all/p50_us")" "$(ms "$2/$all/p99_us")" "$(plain "$2/$all/rss")"
 }
 
-part_scale() {
-    local all one=0 value began filled='' ships='' tries=1 scale_deadline=$((SECONDS + scale_seconds))
-    local connections=() batches=(1 8 64 512 1000 4096 8192) wallets=(1000 100000 "$wallets_max")
-    local seconds=${SECONDS_A_POINT:-1}
-    local timed=(--warmup 0.5 --duration "$seconds") by_wallet=(--subscribers 1000 --subscribe-to wallet)
-    all=0-$(($(nproc) - 1))
-    for value in 1 4 16 64 256 1024 4096; do
-        if ((value <= connections_max)); then connections+=("$value"); fi
-    done
-
-    for value in "${connections[@]}"; do on_each "scale/c$value" --connections "$value"; done
-    for value in "${batches[@]}"; do on_each "scale/b$value" --connections 4 --batch "$value"; done
+hear_along() {
     on_each scale/alone --connections 64
     heard_by scale/everything --subscribers 1
     heard_by scale/wallets "${by_wallet[@]}"
@@ -71,19 +60,39 @@ part_scale() {
     else
         failed scale/kafka 'there is no broker'
     fi
-    # Last, as the largest takes longest. Each wallet is opened before, by transfers in batches of 1,000 among them: some
+}
+
+part_scale() {
+    local all one=0 value began left filled='' ships='' tries=1 scale_deadline=$((SECONDS + scale_seconds))
+    local connections=() batches=(1 8 64 512 1000 4096 8192) wallets=(1000 100000 "$wallets_max")
+    local seconds=${SECONDS_A_POINT:-1}
+    local timed=(--warmup 0.5 --duration "$seconds") by_wallet=(--subscribers 1000 --subscribe-to wallet)
+    all=0-$(($(nproc) - 1))
+    for value in 1 4 16 64 256 1024 4096; do
+        if ((value <= connections_max)); then connections+=("$value"); fi
+    done
+
+    [[ $scale_of == *connections* ]] || connections=()
+    [[ $scale_of == *batches* ]] || batches=()
+    [[ $scale_of == *wallets* ]] || wallets=()
+    for value in "${connections[@]}"; do on_each "scale/c$value" --connections "$value"; done
+    for value in "${batches[@]}"; do on_each "scale/b$value" --connections 4 --batch "$value"; done
+    if [[ $scale_of == *beside* ]]; then hear_along; fi
+    # Last, as the largest takes longest. Each wallet is opened before, by transfers in batches of 1,000 among them: tens of
     # seconds for ten million.
     for value in "${wallets[@]}"; do
         filled=$work/filled
         start_echopay "$filled"
         began=$EPOCHREALTIME
-        if load --connections 4 --batch 1000 --wallets "$value" --fill >/dev/null; then
+        left=$((scale_deadline - SECONDS))
+        if ((left > 0)) && timeout "$left" "$release/echopay" bench --json "${seeded[@]}" --url "http://$address" \
+            --connections 4 --batch 1000 --wallets "$value" --fill >/dev/null; then
             figure "fill/$value" $(((${EPOCHREALTIME/[.,]/} - ${began/[.,]/}) / 1000))
             echo "$value wallets opened in $(plain "fill/$value") ms" >&2
             stop echopay TERM
             on_each "scale/w$value" --connections 64 --wallets "$value"
         else
-            failed "scale/w$value" 'the wallets could not be opened'
+            failed "scale/w$value" "the wallets were not opened within the part's $scale_seconds s (SCALE_SECONDS)"
             stop echopay
         fi
         rm -rf "$filled"
