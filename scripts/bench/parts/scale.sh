@@ -78,8 +78,7 @@ part_scale() {
     for value in "${connections[@]}"; do on_each "scale/c$value" --connections "$value"; done
     for value in "${batches[@]}"; do on_each "scale/b$value" --connections 4 --batch "$value"; done
     if [[ $scale_of == *beside* ]]; then hear_along; fi
-    # Last, as the largest takes longest. Each wallet is opened before, by transfers in batches of 1,000 among them: tens of
-    # seconds for ten million.
+    # Last, as the largest takes longest: each wallet is opened before, by transfers in batches of 1,000 among them.
     for value in "${wallets[@]}"; do
         filled=$work/filled
         start_echopay "$filled"

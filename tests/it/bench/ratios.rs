@@ -46,7 +46,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_part_without_a_place_in_the_document_is_said_before_anything_is_built() {
     let with_rounds = "<!-- bench rounds -->\n<!-- end rounds -->\n<!-- bench idle -->\n";
-    let output = ratios(with_rounds, &["--write", "rounds", "idle"]);
+    let output = ratios(with_rounds, &["rounds", "idle", "--write"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{stderr}");
     assert!(stderr.contains("no place for idle"), "{stderr}");
