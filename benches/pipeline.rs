@@ -18,16 +18,18 @@ mod delivery;
 #[expect(dead_code, reason = "the integration tests use the rest")]
 #[path = "../tests/it/support/kafka.rs"]
 mod kafka;
+#[path = "pipeline/payments.rs"]
+mod payments;
 
 use criterion::{Criterion, Throughput, criterion_group};
 use echopay::clock::{SharedClock, SystemClock};
 use echopay::ids::IdCipher;
-use echopay::journal::entry::{ChainLink, Leg, Movement};
-use echopay::journal::{self, Body, Entry, Journal, OpenOptions};
+use echopay::journal::{self, Journal, OpenOptions};
 use echopay::metrics::Metrics;
 use echopay::pipeline::{self, PipelineState, Sources, partition_of};
 use echopay::tasks::Supervisor;
-use echopay::types::{Currencies, Currency, MinorUnits, Sequence, TimestampMs, WalletId};
+use echopay::types::Currencies;
+use payments::{EVENTS_A_PAYMENT, payment};
 use rdkafka::mocking::MockCluster;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -35,37 +37,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-const EVENTS_A_TRANSFER: u64 = 4;
 const TRANSFERS_A_GROUP: u64 = 500;
 /// 100,000 events. The mock cluster keeps the last 5 MiB of a partition, which is enough to acknowledge all.
 const TRANSFERS_WAITING: u64 = 25_000;
 const PARTITIONS: u32 = 6;
-
-fn leg(wallet: u64) -> Leg {
-    Leg {
-        wallet: WalletId::new(Uuid::from_u128(u128::from(wallet) + 1)).unwrap(),
-        balance_after: MinorUnits::new(1_234_567),
-        held_after: MinorUnits::ZERO,
-        link: ChainLink::default(),
-    }
-}
-
-fn transfer(first: Sequence, at: TimestampMs, ids: &IdCipher, metadata: Option<&str>) -> Entry {
-    Entry {
-        first,
-        at,
-        idempotency: None,
-        batch: None,
-        body: Body::Transfer(Movement {
-            transaction: ids.transaction_id(first, at),
-            from: leg(first.get() % 1_000),
-            to: leg(1_000 + first.get() % 777),
-            currency: Currency::from_tag(1),
-            amount: MinorUnits::new(10_010),
-            metadata: metadata.map(Into::into),
-        }),
-    }
-}
 
 fn partition(c: &mut Criterion) {
     let key = Uuid::from_u128(42).to_string();
@@ -96,8 +71,8 @@ fn filled_journal(dir: &TempDir, clock: &SharedClock, supervisor: &Supervisor) -
         let mut first = journal.durable().next();
         let mut entries = Vec::new();
         for _ in 0..TRANSFERS_A_GROUP {
-            entries.push(transfer(first, clock.now(), &ids, None));
-            first = first.plus(EVENTS_A_TRANSFER);
+            entries.push(payment(first, clock.now(), &ids));
+            first = first.plus(EVENTS_A_PAYMENT);
         }
         journal.commit(entries).unwrap();
     }
@@ -153,7 +128,7 @@ fn produce(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("produce");
     group.sample_size(10);
-    group.throughput(Throughput::Elements(TRANSFERS_WAITING * EVENTS_A_TRANSFER));
+    group.throughput(Throughput::Elements(TRANSFERS_WAITING * EVENTS_A_PAYMENT));
     let to = if real_brokers().is_some() {
         "real"
     } else {

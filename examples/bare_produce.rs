@@ -9,13 +9,16 @@
 
 #![expect(clippy::print_stdout, reason = "printing is what an example does")]
 
+#[path = "../benches/pipeline/payments.rs"]
+mod payments;
+
 use echopay::clock::{Clock, SystemClock};
 use echopay::event::EventEncoder;
 use echopay::ids::IdCipher;
-use echopay::journal::entry::{ChainLink, Leg, Movement};
-use echopay::journal::{Body, Entry, JournalIdentity};
+use echopay::journal::JournalIdentity;
 use echopay::pipeline::partition_of;
-use echopay::types::{Currencies, Currency, MinorUnits, Sequence, WalletId};
+use echopay::types::{Currencies, Sequence};
+use payments::{EVENTS_A_PAYMENT, payment};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -30,8 +33,6 @@ use uuid::Uuid;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-const EVENTS_A_PAYMENT: u64 = 4;
-const WALLETS: u64 = 1_000;
 const SETTINGS: [(&str, &str); 8] = [
     ("enable.idempotence", "true"),
     ("enable.gapless.guarantee", "true"),
@@ -136,8 +137,8 @@ fn ship(
     let (clock, mut payload) = (SystemClock::new(), Vec::new());
     let begun = clock.monotonic();
     let mut first = Sequence::new(1);
-    for number in 0..payments {
-        let entry = payment(first, number, &clock, &ids)?;
+    for _ in 0..payments {
+        let entry = payment(first, clock.now(), &ids);
         for event in entry.events() {
             payload.clear();
             encoder.encode(&event, &mut payload);
@@ -169,38 +170,6 @@ fn ship(
         return Err("a record was not delivered".into());
     }
     Ok(clock.monotonic().saturating_sub(begun))
-}
-
-fn payment(
-    first: Sequence,
-    number: u64,
-    clock: &SystemClock,
-    ids: &IdCipher,
-) -> Result<Entry, Failure> {
-    let at = clock.now();
-    Ok(Entry {
-        first,
-        at,
-        idempotency: None,
-        batch: None,
-        body: Body::Transfer(Movement {
-            transaction: ids.transaction_id(first, at),
-            from: leg(number % WALLETS)?,
-            to: leg((number + 1) % WALLETS)?,
-            currency: Currency::from_tag(1),
-            amount: MinorUnits::new(10_010),
-            metadata: None,
-        }),
-    })
-}
-
-fn leg(wallet: u64) -> Result<Leg, Failure> {
-    Ok(Leg {
-        wallet: WalletId::new(Uuid::from_u128(u128::from(wallet) + 1)).ok_or("no wallet id")?,
-        balance_after: MinorUnits::new(1_234_567),
-        held_after: MinorUnits::ZERO,
-        link: ChainLink::default(),
-    })
 }
 
 fn headers() -> OwnedHeaders {

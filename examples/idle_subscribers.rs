@@ -27,7 +27,7 @@ async fn main() -> Result<(), Failure> {
     let mut subscribers = JoinSet::new();
     for number in 0..count.parse::<u128>()? {
         let (mut socket, _) = connect_async(&url).await?;
-        // Far from the numbers that `load_http` gives its wallets.
+        // Far from the numbers that `echopay bench` gives its wallets.
         let wallet = Uuid::from_u128((0xffff_0000_0000_0000 + number) << 64 | 1 << 63 | 1);
         let subscribe = json!({"type": "subscribe", "wallet_ids": [wallet]});
         socket.send(Message::text(subscribe.to_string())).await?;

@@ -3,8 +3,8 @@
 //!
 //! `cargo run --release --example plain_file -- dev --listen 127.0.0.1:0 --data-dir FOLDER`
 //!
-//! So `load_http` against the one and against the other tells what the store costs. Takes the flags of `echopay dev`.
-//! The file survives a kill as well as any; it is a ceiling to measure by, and not a store to keep money in.
+//! So `echopay bench --no-audit --url` against the one and against the other tells what the store costs. Takes the flags
+//! of `echopay dev`. The file survives a kill as well as any; it is a ceiling to measure by, and not a store to keep money in.
 
 use echopay::app;
 use echopay::cli::{self, Asked};

@@ -6,7 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
-use super::{EVENTS_A_TRANSFER, TRANSFERS_WAITING, filled_journal, open_journal, transfer};
+use super::{EVENTS_A_PAYMENT, TRANSFERS_WAITING, filled_journal, open_journal, payment};
 use crate::kafka::{Broker, consumer};
 use echopay::clock::{SharedClock, SystemClock};
 use echopay::ids::IdCipher;
@@ -151,7 +151,7 @@ fn flat_out(broker: &Broker, clock: &SharedClock, way: (Delivery, u32)) -> f64 {
     wait_for(&handle, journal.durable());
     let took = clock.monotonic().saturating_sub(begun);
     assert!(stopper.stop(Duration::from_secs(10)));
-    let events = u32::try_from(TRANSFERS_WAITING * EVENTS_A_TRANSFER).unwrap();
+    let events = u32::try_from(TRANSFERS_WAITING * EVENTS_A_PAYMENT).unwrap();
     f64::from(events) / took.as_secs_f64()
 }
 
@@ -165,8 +165,8 @@ fn steady(broker: &Broker, clock: &SharedClock, way: (Delivery, u32), rate: u64)
     let (handle, stopper) = start(&journal, &cursor_dir, clock, &supervisor, settings);
     let ids = IdCipher::new(&journal.settings().id_key);
     let ticks = u64::try_from(STEADY.as_millis() / TICK.as_millis()).unwrap();
-    let per_tick = rate * u64::try_from(TICK.as_millis()).unwrap() / 1_000 / EVENTS_A_TRANSFER;
-    let events = ticks * per_tick * EVENTS_A_TRANSFER;
+    let per_tick = rate * u64::try_from(TICK.as_millis()).unwrap() / 1_000 / EVENTS_A_PAYMENT;
+    let events = ticks * per_tick * EVENTS_A_PAYMENT;
 
     let addresses = broker.addresses().to_owned();
     let reader_clock = Arc::clone(clock);
@@ -198,8 +198,8 @@ fn steady(broker: &Broker, clock: &SharedClock, way: (Delivery, u32), rate: u64)
         let mut first = journal.durable().next();
         let mut entries = Vec::new();
         for _ in 0..per_tick {
-            entries.push(transfer(first, clock.now(), &ids, None));
-            first = first.plus(EVENTS_A_TRANSFER);
+            entries.push(payment(first, clock.now(), &ids));
+            first = first.plus(EVENTS_A_PAYMENT);
         }
         journal.commit(entries).unwrap();
         durable.push(clock.monotonic());
@@ -210,7 +210,7 @@ fn steady(broker: &Broker, clock: &SharedClock, way: (Delivery, u32), rate: u64)
     let took = clock.monotonic().saturating_sub(begun);
     let seen = reading.unwrap().join().unwrap();
     assert!(stopper.stop(Duration::from_secs(10)));
-    let a_tick = usize::try_from(per_tick * EVENTS_A_TRANSFER).unwrap();
+    let a_tick = usize::try_from(per_tick * EVENTS_A_PAYMENT).unwrap();
     let uncounted = usize::try_from(WARM_UP.as_millis() / TICK.as_millis()).unwrap() * a_tick;
     let mut late: Vec<f64> = seen
         .iter()

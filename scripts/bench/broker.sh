@@ -14,14 +14,14 @@ free_port() {
 }
 
 # start_broker: sets `brokers`. $KAFKA_BROKERS names others to use; then their CPU is not told. Needs Java, and Maven to
-# fetch the jars once.
+# fetch the jars once. False when there is none.
 start_broker() {
     local jars=$target/kafka-lib-$kafka_version folder=$work/broker port controller deadline
     brokers=${KAFKA_BROKERS:-}
     [[ -z $brokers ]] || return 0
     if [[ ! -d $jars ]]; then
         mvn -q -B -f tests/it/support/kafka-broker/pom.xml dependency:copy-dependencies \
-            "-DoutputDirectory=$jars.part" >&2
+            "-DoutputDirectory=$jars.part" >&2 || return 1
         mv "$jars.part" "$jars"
     fi
     port=$(free_port) controller=$(free_port)
@@ -45,7 +45,7 @@ PROPERTIES
     java -cp "$jars/*" kafka.tools.StorageTool format --standalone -t echopaybenchechopaybenA \
         -c "$folder/server.properties" >"$folder/format.log" 2>&1 || {
         tail -5 "$folder/format.log" >&2
-        exit 1
+        return 1
     }
     java -Xms256m -Xmx256m -XX:+UseSerialGC -cp "$jars/*" kafka.Kafka "$folder/server.properties" \
         >"$folder/broker.log" 2>&1 &
@@ -56,7 +56,7 @@ PROPERTIES
     until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
         if ((SECONDS > deadline)) || ! kill -0 "$broker_pid" 2>/dev/null; then
             echo "no broker: $(tail -3 "$folder/broker.log")" >&2
-            exit 1
+            return 1
         fi
         sleep 0.2
     done

@@ -13,6 +13,7 @@ const WALLETS_MAX: u32 = 50_000_000;
 /// As many as the service takes in a batch by default.
 const BATCH_MAX: u32 = 8_192;
 const CONNECTIONS_MAX: u32 = 16_384;
+const REQUESTS_MAX: u64 = 1_000_000_000_000;
 const SUBSCRIBERS_MAX: u32 = 16_384;
 const THREADS_MAX: u32 = 64;
 const RATE_MAX: f64 = 10_000_000.0;
@@ -88,6 +89,14 @@ pub struct BenchOptions {
     /// Load before that, which is not measured
     #[arg(long, value_name = "TIME", default_value = "2s", help_heading = "Load", value_parser = duration_or_zero)]
     pub warmup: Duration,
+    /// Measure so many requests instead of a time, without a warm-up
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["duration", "warmup"], help_heading = "Load",
+          value_parser = clap::value_parser!(u64).range(1..=REQUESTS_MAX))]
+    pub requests: Option<u64>,
+    /// Instead of drawing, let each wallet pay or be paid once: as many requests as open them all
+    #[arg(long, requires = "no_audit", help_heading = "Load",
+          conflicts_with_all = ["requests", "duration", "warmup", "rate", "choice", "reads"])]
+    pub fill: bool,
     /// Transfers a request; from 2 on as batches
     #[arg(long, value_name = "COUNT", default_value = "1", help_heading = "Load",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_MAX)))]
@@ -244,6 +253,13 @@ pub enum SubscribeTo {
 }
 
 impl BenchOptions {
+    /// After how many requests the load ends; `None`: after a time.
+    pub(crate) fn requests_max(&self) -> Option<u64> {
+        let pairs = u64::from(self.wallets.div_ceil(2));
+        let filling = self.fill.then(|| pairs.div_ceil(u64::from(self.batch)));
+        filling.or(self.requests)
+    }
+
     /// What options do not go together, though each is right by itself.
     ///
     /// # Errors

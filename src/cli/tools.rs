@@ -261,13 +261,13 @@ ECHOPAY_VOLUME_BYTES_MAX, or volume-bytes-max in the file, cuts the volumes as f
     ),
 ];
 
-/// Whether these arguments (without the program's name) ask a command beside the service for JSON, right or wrong as they
-/// are otherwise.
+/// Whether these arguments (without the program's name) ask a command beside the service, or `bench`, for JSON, right or
+/// wrong as they are otherwise.
 pub(super) fn wants_json(args: &[OsString]) -> bool {
     let is_tool = args
         .first()
         .and_then(|name| name.to_str())
-        .is_some_and(Command::has_subcommand);
+        .is_some_and(|name| name == "bench" || Command::has_subcommand(name));
     let mut options = args.iter().take_while(|arg| *arg != "--");
     is_tool && options.any(|arg| arg == "--json")
 }

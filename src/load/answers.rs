@@ -43,6 +43,19 @@ pub(super) struct Done {
     pub(super) last_sequence: u64,
 }
 
+/// Of an answer that names no transaction.
+const NOTHING: Done = Done {
+    first_id: [0; ID_CHARS],
+    last_sequence: 0,
+};
+
+impl Done {
+    /// Whether there is a transaction to look up.
+    pub(super) fn is_named(&self) -> bool {
+        *self != NOTHING
+    }
+}
+
 /// A transfer of a batch that was refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct RefusedItem {
@@ -57,15 +70,18 @@ pub(super) struct Judge {
     id: Finder<'static>,
     error: Finder<'static>,
     batch: usize,
+    names_each: bool,
 }
 
 impl Judge {
-    /// `batch`: transfers of a write.
-    pub(super) fn new(batch: u32) -> Self {
+    /// `batch`: transfers of a write. `names_each`: the answer to a batch has to name each transaction; where nothing is
+    /// audited, one without an error will do.
+    pub(super) fn new(batch: u32, names_each: bool) -> Self {
         Self {
             id: Finder::new(ID_BEFORE),
             error: Finder::new(b"\"error\":"),
             batch: batch as usize,
+            names_each,
         }
     }
 
@@ -86,7 +102,10 @@ impl Judge {
             return self.mixed_batch(body);
         }
         match done(body) {
-            Some(done) if self.id.find_iter(body).count() == self.batch => Verdict::Done(done),
+            Some(done) if !self.names_each || self.id.find_iter(body).count() == self.batch => {
+                Verdict::Done(done)
+            }
+            None if !self.names_each => Verdict::Done(NOTHING),
             _ => wrong(200, body),
         }
     }
@@ -119,14 +138,10 @@ impl Judge {
                 (None, None) => return wrong(200, body),
             }
         }
-        let nothing = Done {
-            first_id: [0; ID_CHARS],
-            last_sequence: 0,
-        };
         match (done, refused.is_empty()) {
             (Some(done), true) => Verdict::Done(done),
             (done, _) => Verdict::Partly {
-                done: done.unwrap_or(nothing),
+                done: done.unwrap_or(NOTHING),
                 refused,
             },
         }
@@ -148,10 +163,7 @@ impl Judge {
 
 fn read(status: u16, body: &[u8], is_it: bool) -> Verdict {
     match (status, is_it) {
-        (200, true) => Verdict::Done(Done {
-            first_id: [0; ID_CHARS],
-            last_sequence: 0,
-        }),
+        (200, true) => Verdict::Done(NOTHING),
         (200, false) => wrong(status, body),
         _ => refusal(status, body),
     }
@@ -250,7 +262,7 @@ mod tests {
 
     #[test]
     fn an_acknowledged_payment_tells_its_id_and_sequence() {
-        let verdict = Judge::new(1).write(201, accepted(ID, 44).to_string().as_bytes());
+        let verdict = Judge::new(1, true).write(201, accepted(ID, 44).to_string().as_bytes());
         assert_eq!(done_of(&verdict).last_sequence, 44);
         assert_eq!(&done_of(&verdict).first_id, ID.as_bytes());
     }
@@ -258,16 +270,16 @@ mod tests {
     #[test]
     fn a_201_that_names_no_transaction_is_wrong() {
         for body in ["", "{}", "{\"transaction_id\":\"short\"}"] {
-            let verdict = Judge::new(1).write(201, body.as_bytes());
+            let verdict = Judge::new(1, true).write(201, body.as_bytes());
             assert!(matches!(verdict, Verdict::Wrong(_)), "{body}: {verdict:?}");
         }
-        let verdict = Judge::new(1).write(200, accepted(ID, 1).to_string().as_bytes());
+        let verdict = Judge::new(1, true).write(200, accepted(ID, 1).to_string().as_bytes());
         assert!(matches!(verdict, Verdict::Wrong(_)), "200 is not 201");
     }
 
     #[test]
     fn each_result_of_a_batch_is_looked_at() {
-        let judge = Judge::new(3);
+        let judge = Judge::new(3, true);
         let refused = json!({"error": "INSUFFICIENT_FUNDS", "message": "m", "transaction_id": ID, "sequence": 9});
         let unread = json!({"error": "INVALID_REQUEST", "message": "m"});
         let batch = |results: &[serde_json::Value]| json!({"results": results}).to_string();
@@ -298,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_from_an_unknown_outcome() {
-        let judge = Judge::new(1);
+        let judge = Judge::new(1, true);
         let body = json!({"error": "LEDGER_BUSY", "message": "m"}).to_string();
         let Verdict::Refused {
             word,

@@ -21,6 +21,11 @@ const TOLD_MAX: usize = 3;
 
 /// The check that fails when the service could not be asked.
 pub(super) const SERVICE: &str = "service";
+/// Whether the own instance stopped in order.
+pub(super) const STOP: &str = "stop";
+/// What streams behind, and comes to a halt with a service that dies.
+pub(super) const SUBSCRIBERS: &str = "subscribers";
+pub(super) const KAFKA: &str = "kafka";
 
 /// What was checked at the end.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,10 +62,19 @@ impl Audit {
         }
     }
 
-    /// Whether something acknowledged is missing or does not add up; a service that cannot be asked any more proves neither.
+    /// Whether something acknowledged is missing or does not add up. A service that has died, or cannot be asked any more,
+    /// proves neither, nor do the streams that end with it.
     pub(super) fn is_lost(&self) -> bool {
-        let mut failed = self.checks.iter().filter(|check| !check.passed);
-        failed.any(|check| check.name != SERVICE)
+        let failed = || {
+            let failed = self.checks.iter().filter(|check| !check.passed);
+            failed.map(|check| check.name.as_str())
+        };
+        let is_gone = failed().any(|name| matches!(name, SERVICE | STOP));
+        failed().any(|name| match name {
+            SERVICE | STOP => false,
+            SUBSCRIBERS | KAFKA => !is_gone,
+            _ => true,
+        })
     }
 
     /// What did not pass, in one line each.

@@ -160,7 +160,7 @@ impl Control {
             to: 1,
             amount_minor: 1,
         };
-        let judge = Judge::new(1);
+        let judge = Judge::new(1, true);
         let mut ids = Vec::new();
         for _ in 0..2 {
             let sent = self.send(request.fill(&[transfer])).await;
@@ -307,7 +307,7 @@ impl Control {
         let mut request = TransferRequest::new(&plan.address, plan.seed, batch, false);
         let sent = self.send(request.fill(&transfers)).await;
         let (status, body) = sent.map_err(|error| self.unavailable(error.to_string()))?;
-        match Judge::new(batch).write(status, &body) {
+        match Judge::new(batch, true).write(status, &body) {
             Verdict::Done(_) => Ok(true),
             Verdict::Partly { refused, .. }
                 if refused.iter().all(|item| {

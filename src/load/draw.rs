@@ -109,6 +109,17 @@ impl Draw {
         }
     }
 
+    /// The `number`-th of those in which each wallet takes part once.
+    pub(super) fn transfer_in_turn(&mut self, number: u64) -> Transfer {
+        let wallet = |nth: u64| u32::try_from(nth % u64::from(self.wallets)).unwrap_or(0);
+        let (from, to) = (wallet(2 * number), wallet(2 * number + 1));
+        Transfer {
+            from,
+            to,
+            amount_minor: 1,
+        }
+    }
+
     /// From 0 up to `bound`, without it.
     pub(super) fn below(&mut self, bound: u32) -> u32 {
         // Lemire's multiplication, without its rejection: off by less than one in 2^32 / bound, and never a division.

@@ -1,16 +1,19 @@
 //! The load itself: starts the threads, watches them, waits for what streams behind, and asks whether all is there.
 
-use super::audit::{Baseline, Check, SERVICE, audit};
+use super::audit::{Baseline, Check, KAFKA, SERVICE, SUBSCRIBERS, audit};
 use super::control::{Control, prepare};
 use super::error::LoadError;
 use super::instance::Instance;
 use super::machine::Usage;
 use super::numbers::{floor, grouped, share, whole};
+use super::outcome::{KafkaFigures, SubscriberFigures};
 use super::pace::Schedule;
+use super::streams::{Lag, SAMPLE_EVERY, Sampler, kafka_end, subscribers_end};
 use super::subscribers::Subscribers;
 use super::tally::{Tally, Window};
 use super::worker::{Plan, Worker};
-use crate::shutdown::{DrainToken, Shutdown};
+use crate::cli::BenchOptions;
+use crate::shutdown::DrainToken;
 use crate::tasks::{OnExit, Supervisor};
 use crate::tools::Progress;
 use parking_lot::Mutex;
@@ -19,72 +22,69 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// A load of so many requests lasts at most this long.
+const COUNTED_DURATION: Duration = Duration::from_hours(24);
 /// How often the run is looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// How often lags are looked at.
-const SAMPLE_EVERY: Duration = Duration::from_millis(250);
-/// Until what streams behind counts as not coming: without any progress for so long.
-const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a load gave.
 #[derive(Debug)]
 pub(super) struct Driven {
     pub(super) tally: Tally,
     pub(super) window: Window,
-    pub(super) unsent: u64,
     pub(super) lags: Vec<Lag>,
-    pub(super) subscribers: Option<HeardFigures>,
-    pub(super) kafka: Option<Drained>,
+    pub(super) subscribers: Option<SubscriberFigures>,
+    pub(super) kafka: Option<KafkaFigures>,
     pub(super) idempotency_keys: Option<String>,
     pub(super) checks: Vec<Check>,
     pub(super) failures: Vec<String>,
     pub(super) interrupted: bool,
-    pub(super) server_before: Option<Usage>,
-    pub(super) server_after: Option<Usage>,
-    pub(super) generator_before: Usage,
-    pub(super) generator_after: Usage,
+    pub(super) used: Used,
 }
 
-/// How far the streams were behind at some moment.
+/// What the processes had used when the measured time began and when it ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lag {
-    /// Of the measured time.
-    pub(super) at_seconds: f64,
-    pub(super) subscriber_ms: Option<u64>,
-    pub(super) kafka_events: Option<u64>,
+pub(super) struct Used {
+    pub(super) before: Sample,
+    pub(super) after: Sample,
 }
 
-/// What the subscribers heard, summed up.
-#[derive(Debug)]
-pub(super) struct HeardFigures {
-    pub(super) updates: u64,
-    pub(super) missing: u64,
-    pub(super) disordered: u64,
-    pub(super) resumes: u64,
-    pub(super) ended: Vec<String>,
-    pub(super) lag_ms_p50: u64,
-    pub(super) lag_ms_p99: u64,
-    pub(super) lag_ms_max: u64,
-}
-
-/// How Kafka kept up.
+/// What the processes had used at a moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Drained {
-    pub(super) lag_events_max: u64,
-    /// `None`: not everything got there.
-    pub(super) after_seconds: Option<f64>,
-    pub(super) events_per_second: f64,
+pub(super) struct Sample {
+    pub(super) at: Duration,
+    /// Of the own instance.
+    pub(super) server: Option<Usage>,
+    pub(super) generator: Usage,
 }
 
-/// Prepares, loads and audits.
+impl Sample {
+    fn take(plan: &Plan, instance: Option<&Instance>) -> Self {
+        Self {
+            at: plan.clock.monotonic(),
+            server: instance.and_then(Instance::usage),
+            generator: Usage::own(),
+        }
+    }
+}
+
+/// Completes when somebody `asked` to end a run whose load is over: a load that was `interrupted` takes a second time.
+pub(super) async fn asked_to_end(asked: &DrainToken, interrupted: bool) {
+    if interrupted {
+        asked.hurrying().await;
+    } else {
+        asked.draining().await;
+    }
+}
+
+/// Prepares, loads and audits. What somebody `asked` ends the load early; before and behind it, everything.
 pub(super) async fn drive(
     plan: &Arc<Plan>,
-    mut instance: Option<&mut Instance>,
+    instance: Option<&mut Instance>,
+    asked: &DrainToken,
     supervisor: &Supervisor,
     progress: &Progress,
 ) -> Result<Driven, LoadError> {
-    let shutdown = Shutdown::on_signals(supervisor).map_err(LoadError::io("listen to signals"))?;
-    let asked = shutdown.token();
     let prepared = tokio::select! {
         prepared = before(plan, supervisor, progress) => prepared?,
         // Nothing has been measured yet: there is nothing to tell.
@@ -95,14 +95,18 @@ pub(super) async fn drive(
 
     let options = &plan.options;
     let start = plan.clock.monotonic();
+    let (warmup, duration) = match options.requests_max() {
+        Some(_) => (Duration::ZERO, COUNTED_DURATION),
+        None => (options.warmup, options.duration),
+    };
     let schedule = Schedule::new(
         Arc::clone(&plan.clock),
         start,
-        options.warmup,
-        options.duration,
+        warmup,
+        duration,
         options.rate,
     );
-    let schedule = Arc::new(schedule);
+    let schedule = Arc::new(schedule.of_at_most(options.requests_max()));
     for go in gos {
         // A thread that has ended is found out below.
         let _ended = go.send(Arc::clone(&schedule));
@@ -118,28 +122,19 @@ pub(super) async fn drive(
         progress,
         failures: Vec::new(),
         interrupted: false,
-        server_before: None,
-        generator_before: Usage::default(),
     };
-    tokio::select! {
-        () = watched.until_ended(instance.as_deref_mut(), &asked) => {}
+    let used = tokio::select! {
+        used = watched.until_ended(instance, asked) => used,
         () = asked.hurrying() => return Err(LoadError::Interrupted),
-    }
-    let (failures, interrupted) = (watched.failures, watched.interrupted);
-    let (server_before, generator_before) = (watched.server_before, watched.generator_before);
-    let (server_after, generator_after) =
-        (instance.as_deref().and_then(Instance::usage), Usage::own());
-    let ended_at = plan.clock.monotonic();
-    let window = Window {
-        from: schedule.counted_from(),
-        to: schedule.end().max(schedule.counted_from()),
     };
+    let (failures, interrupted) = (watched.failures, watched.interrupted);
+    let ended_at = plan.clock.monotonic();
+    let window = window_of(&schedule, options, &workers);
     let mut tally = collect(plan, workers, window);
-    let unsent = tally.measure_unsent(schedule.unsent());
+    tally.measure_unsent(schedule.untaken());
     let mut driven = Driven {
         tally,
         window,
-        unsent,
         lags: Vec::new(),
         subscribers: None,
         kafka: None,
@@ -147,10 +142,7 @@ pub(super) async fn drive(
         checks: Vec::new(),
         failures,
         interrupted,
-        server_before,
-        server_after,
-        generator_before,
-        generator_after,
+        used,
     };
     let baseline = prepared.baseline;
     let after = after(
@@ -164,10 +156,28 @@ pub(super) async fn drive(
     );
     tokio::select! {
         () = after => {}
-        () = asked.hurrying() => return Err(LoadError::Interrupted),
+        () = asked_to_end(asked, interrupted) => return Err(LoadError::Interrupted),
     }
     driven.lags = sampler.finish();
     Ok(driven)
+}
+
+/// The measured time. A load of so many requests has measured until the last of them was answered.
+fn window_of(schedule: &Schedule, options: &BenchOptions, workers: &[Running]) -> Window {
+    let from = schedule.counted_from();
+    let mut to = schedule.end().max(from);
+    if options.requests_max().is_some() {
+        let last = workers
+            .iter()
+            .map(|worker| worker.tally.lock().answered_last_at)
+            .max();
+        // What was answered at that moment lies within it.
+        let behind = last
+            .unwrap_or_default()
+            .saturating_add(Duration::from_nanos(1));
+        to = to.min(behind).max(from);
+    }
+    Window { from, to }
 }
 
 fn unavailable(plan: &Plan, reason: String) -> LoadError {
@@ -242,8 +252,7 @@ async fn start_workers(
         let share = connections / threads + u32::from(number < connections % threads);
         let (ready_tx, ready_rx) = oneshot::channel();
         let (go_tx, go_rx) = oneshot::channel();
-        let tally = Tally::new(plan.options.wallets, plan.counts_touches());
-        let tally = Arc::new(Mutex::new(tally));
+        let tally = Arc::new(Mutex::new(plan.tally()));
         let worker = Worker {
             plan: Arc::clone(plan),
             first_connection,
@@ -282,7 +291,7 @@ fn collect(plan: &Plan, workers: Vec<Running>, window: Window) -> Tally {
             None => all = Some(tally),
         }
     }
-    all.unwrap_or_else(|| Tally::new(plan.options.wallets, false))
+    all.unwrap_or_else(|| plan.tally())
 }
 
 /// The run under way.
@@ -295,15 +304,19 @@ struct Watched<'w> {
     progress: &'w Progress,
     failures: Vec<String>,
     interrupted: bool,
-    server_before: Option<Usage>,
-    generator_before: Usage,
 }
 
 impl Watched<'_> {
-    /// Until all threads have ended: at their time, because somebody asked, or because the own instance died.
-    async fn until_ended(&mut self, mut instance: Option<&mut Instance>, asked: &DrainToken) {
+    /// Until all threads have ended: at their time, because somebody asked, or because the own instance died. What was
+    /// used is looked at on the edges of the measured time.
+    async fn until_ended(
+        &mut self,
+        mut instance: Option<&mut Instance>,
+        asked: &DrainToken,
+    ) -> Used {
         let line = self.progress.line();
-        let mut is_measuring = false;
+        let start = Sample::take(self.plan, instance.as_deref());
+        let (mut before, mut after) = (None, None);
         let mut last = (self.schedule.start(), 0);
         let mut sampled_at = Duration::ZERO;
         while self
@@ -311,12 +324,17 @@ impl Watched<'_> {
             .iter()
             .any(|worker| !worker.thread.is_finished())
         {
-            tokio::time::sleep(TICK).await;
             let now = self.plan.clock.monotonic();
-            if !is_measuring && now >= self.schedule.counted_from() {
-                is_measuring = true;
-                self.generator_before = Usage::own();
-                self.server_before = instance.as_deref().and_then(Instance::usage);
+            let edges = [self.schedule.counted_from(), self.schedule.end()];
+            let ahead = edges.into_iter().filter_map(|edge| edge.checked_sub(now));
+            let nearest = ahead.filter(|ahead| !ahead.is_zero()).min();
+            tokio::time::sleep(nearest.unwrap_or(TICK).min(TICK)).await;
+            let now = self.plan.clock.monotonic();
+            if before.is_none() && now >= self.schedule.counted_from() {
+                before = Some(Sample::take(self.plan, instance.as_deref()));
+            }
+            if after.is_none() && now >= self.schedule.end() {
+                after = Some(Sample::take(self.plan, instance.as_deref()));
             }
             if asked.is_draining() && !self.schedule.is_stopped() {
                 self.interrupted = true;
@@ -341,6 +359,10 @@ impl Watched<'_> {
                 last = self.tell(&line, now, last);
             }
         }
+        Used {
+            before: before.unwrap_or(start),
+            after: after.unwrap_or_else(|| Sample::take(self.plan, instance.as_deref())),
+        }
     }
 
     /// The progress line: how long still, and how fast since the last look.
@@ -357,93 +379,24 @@ impl Watched<'_> {
             .sum();
         let elapsed = now.saturating_sub(last.0).as_secs_f64();
         let rate = floor(share(whole(done.saturating_sub(last.1)), elapsed));
-        let left = self.schedule.end().saturating_sub(now).as_secs();
+        let left = match self.plan.options.requests_max() {
+            Some(most) => {
+                let answered = done / u64::from(self.plan.options.batch);
+                format!("{} requests", grouped(most.saturating_sub(answered)))
+            }
+            None => format!("{} s", self.schedule.end().saturating_sub(now).as_secs()),
+        };
         let what = if now < self.schedule.counted_from() {
             "warming up"
         } else {
             "measuring"
         };
         line.say(format!(
-            "{what}: {} transfers/s, {left} s left",
+            "{what}: {} transfers/s, {left} left",
             grouped(rate)
         ));
         (now, done)
     }
-}
-
-/// Looks at lags beside the load.
-#[derive(Debug)]
-struct Sampler {
-    start: Duration,
-    counted_from: Duration,
-    samples: Arc<Mutex<Vec<Lag>>>,
-    task: Option<tokio::task::JoinHandle<()>>,
-}
-
-impl Sampler {
-    fn start(plan: &Arc<Plan>, schedule: &Arc<Schedule>, supervisor: &Supervisor) -> Self {
-        let samples: Arc<Mutex<Vec<Lag>>> = Arc::default();
-        let counted_from = schedule.counted_from();
-        let task = plan.options.kafka.is_some().then(|| {
-            let (plan, samples) = (Arc::clone(plan), Arc::clone(&samples));
-            supervisor.spawn_task("bench-lags", OnExit::Continue, async move {
-                let mut control = Control::new(Arc::clone(&plan));
-                loop {
-                    // Without an answer there is nothing to note; the load counts its own errors.
-                    if let Ok(now) = control.positions().await {
-                        let lag = now.durable.saturating_sub(now.published);
-                        let at = plan.clock.monotonic();
-                        push(&samples, counted_from, at, None, Some(lag));
-                    }
-                    tokio::time::sleep(SAMPLE_EVERY).await;
-                }
-            })
-        });
-        Self {
-            start: schedule.start(),
-            counted_from,
-            samples,
-            task,
-        }
-    }
-
-    fn subscriber_lag(&self, at: Duration, lag_ms: u64) {
-        push(&self.samples, self.counted_from, at, Some(lag_ms), None);
-    }
-
-    fn kafka_lag_max(&self) -> u64 {
-        let samples = self.samples.lock();
-        samples
-            .iter()
-            .filter_map(|lag| lag.kafka_events)
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn finish(&self) -> Vec<Lag> {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-        std::mem::take(&mut self.samples.lock())
-    }
-}
-
-fn push(
-    samples: &Mutex<Vec<Lag>>,
-    counted_from: Duration,
-    at: Duration,
-    subscriber_ms: Option<u64>,
-    kafka_events: Option<u64>,
-) {
-    let Some(since) = at.checked_sub(counted_from) else {
-        return;
-    };
-    // The longest run and the pause between two samples bound how many there are.
-    samples.lock().push(Lag {
-        at_seconds: since.as_secs_f64(),
-        subscriber_ms,
-        kafka_events,
-    });
 }
 
 /// Waits for what streams behind, and audits.
@@ -470,21 +423,21 @@ async fn after(
             grouped(heard.disordered),
             if ended.is_empty() { "" } else { "; " },
         );
-        driven.checks.push(Check::new("subscribers", passed, found));
+        driven.checks.push(Check::new(SUBSCRIBERS, passed, found));
         driven.subscribers = Some(heard);
     }
     let Some(baseline) = baseline else { return };
-    if plan.options.kafka.is_some() {
+    if let Some(topic) = &plan.topic {
         line.say("waiting for Kafka".into());
-        let mut drained = kafka_end(plan, baseline, sampler, ended_at).await;
+        let mut drained = kafka_end(plan, topic, baseline, sampler, ended_at).await;
         drained.lag_events_max = drained.lag_events_max.max(sampler.kafka_lag_max());
-        let passed = drained.after_seconds.is_some();
+        let passed = drained.drained_seconds.is_some();
         let found = if passed {
             "everything durable is acknowledged"
         } else {
             "not everything is acknowledged"
         };
-        driven.checks.push(Check::new("kafka", passed, found));
+        driven.checks.push(Check::new(KAFKA, passed, found));
         driven.kafka = Some(drained);
     }
     line.say("checking balances".into());
@@ -496,66 +449,4 @@ async fn after(
             driven.checks.push(Check::new(SERVICE, false, found));
         }
     }
-}
-
-async fn subscribers_end(plan: &Plan, subscribers: Subscribers, tally: &Tally) -> HeardFigures {
-    let mut missing = subscribers.missing(plan, &tally.books);
-    let mut progressed_at = plan.clock.monotonic();
-    while missing > 0 && plan.clock.monotonic() < progressed_at + STREAMS_TIMEOUT {
-        tokio::time::sleep(TICK).await;
-        let now_missing = subscribers.missing(plan, &tally.books);
-        if now_missing < missing {
-            progressed_at = plan.clock.monotonic();
-        }
-        missing = now_missing;
-    }
-    let heard = subscribers.finish();
-    let heard = heard.lock();
-    HeardFigures {
-        updates: heard.updates,
-        missing,
-        disordered: heard.disordered,
-        resumes: heard.resumes,
-        ended: heard.ended.clone(),
-        lag_ms_p50: heard.lags_ms.value_at_quantile(0.5),
-        lag_ms_p99: heard.lags_ms.value_at_quantile(0.99),
-        lag_ms_max: heard.lags_ms.max(),
-    }
-}
-
-/// Waits until Kafka has acknowledged everything that is durable.
-async fn kafka_end(
-    plan: &Arc<Plan>,
-    baseline: &Baseline,
-    sampler: &Sampler,
-    ended_at: Duration,
-) -> Drained {
-    let mut control = Control::new(Arc::clone(plan));
-    let mut drained = Drained {
-        lag_events_max: sampler.kafka_lag_max(),
-        after_seconds: None,
-        events_per_second: 0.0,
-    };
-    let mut published = 0;
-    let mut progressed_at = plan.clock.monotonic();
-    while plan.clock.monotonic() < progressed_at + STREAMS_TIMEOUT {
-        let Ok(now) = control.positions().await else {
-            break;
-        };
-        let at = plan.clock.monotonic();
-        if now.published > published {
-            published = now.published;
-            progressed_at = at;
-        }
-        if now.published >= now.durable {
-            let events = now.published.saturating_sub(baseline.positions.published);
-            let took = at.saturating_sub(ended_at.min(at));
-            let whole_time = at.saturating_sub(sampler.start).as_secs_f64();
-            drained.after_seconds = Some(took.as_secs_f64());
-            drained.events_per_second = share(whole(events), whole_time);
-            return drained;
-        }
-        tokio::time::sleep(TICK / 5).await;
-    }
-    drained
 }

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -74,6 +75,8 @@ impl Instance {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
+            // A terminal's Ctrl-C goes to the whole group: the run decides when its instance stops.
+            .process_group(0)
             .spawn()
             .map_err(LoadError::io(format!("start {}", program.display())))?;
         let stdout = child.stdout.take();
@@ -162,8 +165,8 @@ impl Instance {
         lines.get(from..).unwrap_or_default().join(" | ")
     }
 
-    /// Stops it in order. Blocks. An error tells how it ended instead.
-    pub(super) fn stop(&mut self) -> Result<(), String> {
+    /// Stops it in order. An error tells how it ended instead.
+    pub(super) async fn stop(&mut self) -> Result<(), String> {
         // One that has ended is waited for below.
         let _gone = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let mut left = STOP_TIMEOUT;
@@ -180,7 +183,7 @@ impl Instance {
                     return Err("the instance does not end; it is killed".into());
                 }
                 Ok(None) => {
-                    std::thread::sleep(POLL);
+                    tokio::time::sleep(POLL).await;
                     left = left.saturating_sub(POLL);
                 }
                 Err(error) => return Err(format!("the instance cannot be waited for: {error}")),

@@ -10,7 +10,7 @@
 //! | `requests.rs`, `wire.rs`, `answers.rs` | the bytes of requests, the connection, what an answer says |
 //! | `tally.rs` | what was seen: latencies, points in time, and what each wallet must have gained |
 //! | `control.rs`, `audit.rs` | the calls around the load, and whether everything acknowledged is there |
-//! | `subscribers.rs` | WebSocket subscribers that hear along |
+//! | `subscribers.rs`, `streams.rs` | WebSocket subscribers that hear along, and how far they and Kafka are |
 //! | `instance.rs`, `machine.rs` | the instance of its own, and what it runs on |
 //! | `outcome.rs`, `compare.rs`, `report.rs` | the result, two of them side by side, and as a page |
 
@@ -29,6 +29,7 @@ mod pace;
 mod report;
 mod requests;
 mod run;
+mod streams;
 mod subscribers;
 mod tally;
 mod wire;
@@ -37,6 +38,7 @@ mod worker;
 pub use draw::wallet_id;
 
 use crate::cli::{Bench, BenchOptions, Exit};
+use crate::tools;
 use audit::Audit;
 use error::LoadError;
 use outcome::{Outcome, Verdict};
@@ -58,32 +60,31 @@ pub fn run(bench: &Bench) -> Exit {
             let _told = writeln!(io::stdout(), "{}", text.trim_end());
             exit
         }
-        Err(error) => {
-            let exit = error.exit();
-            if json {
-                let told =
-                    serde_json::json!({"error": error.to_string(), "exit_code": exit.code()});
-                let _told = writeln!(io::stdout(), "{told}");
-            }
-            let _told = writeln!(io::stderr(), "echopay: {error}");
-            exit
-        }
+        Err(error) => tools::failed(json, &error, error.exit()),
     }
 }
 
 /// The result as text, and how the process ends with it.
 fn load(options: &BenchOptions) -> Result<(String, Exit), LoadError> {
-    let outcome = run::run(options)?;
-    if let Some(path) = &options.report {
-        std::fs::write(path, report::page(&outcome))
-            .map_err(LoadError::io(format!("write {}", path.display())))?;
+    let mut outcome = run::run(options)?;
+    let mut exit = exit_of(&outcome);
+    if let Some(path) = &options.report
+        && let Err(error) = std::fs::write(path, report::page(&outcome))
+    {
+        // What was measured is told all the same.
+        let told = format!("the report {} cannot be written: {error}", path.display());
+        let _told = writeln!(io::stderr(), "echopay: {told}");
+        outcome.warnings.push(told);
+        if exit == Exit::Success {
+            exit = Exit::CannotCreate;
+        }
     }
     let text = if options.json {
         serde_json::to_string(&outcome).unwrap_or_default()
     } else {
         outcome.to_string()
     };
-    Ok((text, exit_of(&outcome)))
+    Ok((text, exit))
 }
 
 /// Something lost is worse than something refused.

@@ -362,7 +362,7 @@ impl fmt::Display for KafkaFigures {
         let lag = grouped(self.lag_events_max);
         write!(
             f,
-            "{rate} events/s into {}, at most {lag} behind",
+            "{rate} events/s into {} (which stays on the brokers), at most {lag} behind",
             self.topic
         )?;
         match self.drained_seconds {

@@ -35,14 +35,26 @@ pub(super) struct Schedule {
     counted_from: Duration,
     end: Duration,
     rate: Rate,
-    /// Of an open loop: number of the next request.
+    /// Ends the load before its time.
+    requests_max: Option<u64>,
+    /// Number of the next request.
     next: AtomicU64,
     /// When somebody asked to stop, in nanoseconds; `u64::MAX` before.
     stopped_at_ns: AtomicU64,
     stop_tx: watch::Sender<bool>,
 }
 
+/// A request that shall be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Turn {
+    /// From 0, over all connections.
+    pub(super) number: u64,
+    /// When; in a closed loop that is now.
+    pub(super) due: Duration,
+}
+
 impl Schedule {
+    /// A load of `warmup` and then `duration`, from `start` on.
     pub(super) fn new(
         clock: SharedClock,
         start: Duration,
@@ -57,10 +69,17 @@ impl Schedule {
             counted_from,
             end: counted_from.saturating_add(duration),
             rate,
+            requests_max: None,
             next: AtomicU64::new(0),
             stopped_at_ns: AtomicU64::new(u64::MAX),
             stop_tx: watch::Sender::new(false),
         }
+    }
+
+    /// Ends with that many requests, if not before.
+    pub(super) const fn of_at_most(mut self, requests: Option<u64>) -> Self {
+        self.requests_max = requests;
+        self
     }
 
     /// From when on requests count.
@@ -95,40 +114,53 @@ impl Schedule {
         let _the_sender_is_ours = stop_rx.wait_for(|stopped| *stopped).await;
     }
 
-    /// When the next request is due; in a closed loop that is now. `None` when there are no more.
-    pub(super) fn next(&self) -> Option<Duration> {
-        if self.is_stopped() {
+    /// The next request. `None` when there are no more.
+    pub(super) fn next(&self) -> Option<Turn> {
+        if self.is_over() {
             return None;
         }
-        let now = self.clock.monotonic();
-        let Rate::PerSecond(rate) = self.rate else {
-            return (now < self.end).then_some(now);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let due = match self.rate {
+            Rate::Max => self.clock.monotonic(),
+            Rate::PerSecond(rate) => self.due(number, rate),
         };
-        if now >= self.end.saturating_add(BACKLOG_GRACE) {
-            return None;
-        }
-        let due = self.due(self.next.fetch_add(1, Ordering::Relaxed), rate);
-        if due < self.end {
-            return Some(due);
+        if due < self.end && self.requests_max.is_none_or(|most| number < most) {
+            return Some(Turn { number, due });
         }
         // Given back, so that what was left can be counted.
         self.next.fetch_sub(1, Ordering::Relaxed);
         None
     }
 
-    /// Waits so far of the requests that were due and never sent; those of the warm-up are left out.
-    pub(super) fn unsent(&self) -> impl Iterator<Item = Duration> {
+    /// Whether nothing is sent any more, not even what was due.
+    pub(super) fn is_over(&self) -> bool {
+        let grace = match self.rate {
+            Rate::Max => Duration::ZERO,
+            Rate::PerSecond(_) => BACKLOG_GRACE,
+        };
+        self.is_stopped() || self.clock.monotonic() >= self.end.saturating_add(grace)
+    }
+
+    /// Waits so far of the requests that were due and nobody took; those of the warm-up are left out.
+    pub(super) fn untaken(&self) -> impl Iterator<Item = Duration> {
         let end = self.end();
         let rate = match self.rate {
             Rate::Max => None,
             Rate::PerSecond(rate) => Some(rate),
         };
         let first = self.next.load(Ordering::Relaxed);
+        let behind = self.requests_max.unwrap_or(u64::MAX);
         rate.into_iter()
-            .flat_map(move |rate| (first..).map(move |number| self.due(number, rate)))
+            .flat_map(move |rate| (first..behind).map(move |number| self.due(number, rate)))
             .take_while(move |due| *due < end)
-            .filter(|due| *due >= self.counted_from)
-            .map(move |due| end.saturating_sub(due))
+            .filter_map(|due| self.waited(due))
+    }
+
+    /// How long a request that was `due` and is given up has waited by the end; `None` when it does not count: it was of
+    /// the warm-up, or somebody asked to stop before it was due.
+    pub(super) fn waited(&self, due: Duration) -> Option<Duration> {
+        let end = self.end();
+        (due >= self.counted_from && due < end).then(|| end.saturating_sub(due))
     }
 
     fn due(&self, number: u64, rate: f64) -> Duration {
@@ -283,12 +315,13 @@ mod tests {
     fn a_closed_loop_sends_now_until_the_end() {
         let clock = manual();
         let schedule = schedule(&clock, Rate::Max);
-        assert_eq!(schedule.next(), Some(Duration::ZERO));
+        let due = || schedule.next().map(|turn| turn.due);
+        assert_eq!(due(), Some(Duration::ZERO));
         clock.advance(SECOND * 2);
-        assert_eq!(schedule.next(), Some(SECOND * 2));
+        assert_eq!(due(), Some(SECOND * 2));
         clock.advance(SECOND);
         assert_eq!(schedule.next(), None);
-        assert_eq!(schedule.unsent().count(), 0);
+        assert_eq!(schedule.untaken().count(), 0);
     }
 
     proptest! {
@@ -300,7 +333,7 @@ mod tests {
             let mut sent = Vec::new();
             for pause_ms in pauses_ms {
                 clock.advance(Duration::from_millis(pause_ms));
-                sent.extend(schedule.next());
+                sent.extend(schedule.next().map(|turn| turn.due));
             }
             let due = |number: usize| Duration::from_nanos(number as u64 * 1_000_000_000 / u64::from(rate));
             for (number, found) in sent.iter().enumerate() {
@@ -309,7 +342,7 @@ mod tests {
             let all = 3 * rate as usize;
             prop_assert!(sent.len() <= all);
             let unsent = (sent.len()..all).filter(|number| due(*number) >= SECOND).count();
-            prop_assert!(schedule.unsent().count().abs_diff(unsent) <= 1);
+            prop_assert!(schedule.untaken().count().abs_diff(unsent) <= 1);
         }
     }
 
@@ -319,9 +352,22 @@ mod tests {
         let schedule = schedule(&clock, Rate::PerSecond(10.0));
         clock.advance(SECOND * 9);
         assert_eq!(schedule.next(), None, "the backlog is given up");
-        let waits: Vec<Duration> = schedule.unsent().collect();
+        let waits: Vec<Duration> = schedule.untaken().collect();
         assert_eq!(waits.len(), 20);
         assert_eq!(waits.first(), Some(&(SECOND * 2)));
+    }
+
+    #[test]
+    fn a_load_of_so_many_requests_ends_with_the_last() {
+        let clock = manual();
+        for rate in [Rate::Max, Rate::PerSecond(10.0)] {
+            let schedule = schedule(&clock, rate).of_at_most(Some(3));
+            let numbers: Vec<u64> = std::iter::from_fn(|| schedule.next())
+                .map(|turn| turn.number)
+                .collect();
+            assert_eq!(numbers, [0, 1, 2]);
+            assert_eq!(schedule.untaken().count(), 0);
+        }
     }
 
     #[test]

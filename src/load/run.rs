@@ -1,29 +1,31 @@
 //! A run from its start to its result.
 
-use super::audit::{Audit, Check};
+use super::audit::{Audit, Check, STOP};
 use super::draw::Kind;
-use super::drive::{Driven, drive};
+use super::drive::{Driven, Sample, asked_to_end, drive};
 use super::error::LoadError;
 use super::instance::{Instance, Start};
 use super::machine::{Machine, Usage, is_in_memory};
 use super::numbers::{share, whole};
-use super::outcome::{
-    Figures, KafkaFigures, Outcome, Processes, SCHEMA, SeriesFigures, SubscriberFigures, Totals,
-    Verdict,
-};
+use super::outcome::{Figures, Outcome, Processes, SCHEMA, SeriesFigures, Totals, Verdict};
 use super::requests::{Address, TransferRequest};
 use super::tally::Tally;
 use super::worker::Plan;
 use crate::cli::{BenchOptions, Choice, Exit, Rate, SubscribeTo};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::config::ToolConfig;
-use crate::tasks::Supervisor;
+use crate::shutdown::{DrainToken, Shutdown};
+use crate::tasks::{OnExit, Supervisor};
 use crate::tools::{self, Progress, ServicePlace};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::fs::OpenOptions;
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Bodies of all connections together.
 const BODIES_BYTES_MAX: usize = 1 << 30;
@@ -54,6 +56,16 @@ pub(super) fn run(options: &BenchOptions) -> Result<Outcome, LoadError> {
             &mut warnings,
         )?),
     };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LoadError::io("start a runtime"))?;
+    // To the end of the run: a signal must end it clearly also while the folder is examined.
+    let shutdown = {
+        let _within = runtime.enter();
+        Shutdown::on_signals(&supervisor).map_err(LoadError::io("listen to signals"))?
+    };
+    let asked = shutdown.token();
     let (socket, address) = match (&instance, &options.url) {
         (Some(instance), _) => own(instance.address()),
         (None, url) => elsewhere(options, url.as_deref().unwrap_or_default())?,
@@ -61,24 +73,23 @@ pub(super) fn run(options: &BenchOptions) -> Result<Outcome, LoadError> {
     let plan = Arc::new(Plan {
         options: options.clone(),
         seed,
+        topic,
         socket,
         address,
         clock,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(LoadError::io("start a runtime"))?;
-    let mut driven = runtime.block_on(drive(&plan, instance.as_mut(), &supervisor, &progress))?;
-    drop(runtime);
+    let driving = drive(&plan, instance.as_mut(), &asked, &supervisor, &progress);
+    let mut driven = runtime.block_on(driving)?;
 
     let mut disk_bytes = None;
     if let Some(instance) = &mut instance {
-        let checks = examine(instance, options, topic.as_deref(), &progress)?;
+        let examining = examine(instance, &plan, &supervisor);
+        let checks = runtime.block_on(unless_asked(&asked, driven.interrupted, examining))?;
         driven.checks.extend(checks);
         disk_bytes = Some(allocated_bytes(&instance.data_dir()));
     }
-    let mut outcome = outcome(&plan, machine, started_at, driven, topic, disk_bytes);
+    drop(runtime);
+    let mut outcome = outcome(&plan, machine, started_at, driven, disk_bytes);
     outcome.warnings.splice(0..0, warnings);
     // Whoever looks into lost payments needs what is left of them.
     if let Some(instance) = &mut instance
@@ -93,18 +104,27 @@ pub(super) fn run(options: &BenchOptions) -> Result<Outcome, LoadError> {
     Ok(outcome)
 }
 
+/// `work`'s result, unless somebody asks to end a run whose load is over.
+async fn unless_asked<T>(
+    asked: &DrainToken,
+    interrupted: bool,
+    work: impl Future<Output = Result<T, LoadError>>,
+) -> Result<T, LoadError> {
+    tokio::select! {
+        done = work => done,
+        () = asked_to_end(asked, interrupted) => Err(LoadError::Interrupted),
+    }
+}
+
 /// What can be wrong before anything is started.
 fn check(options: &BenchOptions) -> Result<(), LoadError> {
     if let Some(report) = &options.report {
-        let folder = report
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        if report.is_dir() || !folder.is_none_or(Path::is_dir) {
+        try_to_write(report).map_err(|error| {
             let report = report.display();
-            return Err(LoadError::Usage(format!(
-                "--report {report}: no file can be made there"
-            )));
-        }
+            LoadError::Usage(format!(
+                "--report {report}: no file can be written there: {error}"
+            ))
+        })?;
     }
     if let Some(dir) = options.dir.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(LoadError::Usage(format!(
@@ -125,6 +145,16 @@ fn check(options: &BenchOptions) -> Result<(), LoadError> {
         )));
     }
     Ok(())
+}
+
+/// Opens `path` as the report will be, and leaves things as they were.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    let is_there = path.symlink_metadata().is_ok();
+    OpenOptions::new().append(true).create(true).open(path)?;
+    if is_there {
+        return Ok(());
+    }
+    std::fs::remove_file(path)
 }
 
 fn start(
@@ -160,7 +190,8 @@ fn elsewhere(options: &BenchOptions, url: &str) -> Result<(SocketAddr, Address),
     let place = ServicePlace::of(url)?;
     let authorization = options.token_file.as_deref().map(tools::read_bearer);
     let resolved = (place.host.as_str(), place.port).to_socket_addrs();
-    let socket = resolved.ok().and_then(|mut found| found.next());
+    let resolved: Vec<SocketAddr> = resolved.map(Iterator::collect).unwrap_or_default();
+    let socket = first_that_answers(&resolved, options.timeout);
     let socket = socket.ok_or_else(|| LoadError::Unavailable {
         authority: place.authority.clone(),
         reason: "no such host".into(),
@@ -173,21 +204,32 @@ fn elsewhere(options: &BenchOptions, url: &str) -> Result<(SocketAddr, Address),
     Ok((socket, address))
 }
 
+/// A name may have several addresses (`localhost` has `::1` and `127.0.0.1`) with a service at one of them. The first when
+/// nobody answers anywhere: what is wrong with it is told when it is asked.
+fn first_that_answers(addresses: &[SocketAddr], timeout: Duration) -> Option<SocketAddr> {
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, timeout).is_ok();
+    if addresses.len() < 2 {
+        return addresses.first().copied();
+    }
+    let found = addresses.iter().find(answers).or(addresses.first());
+    found.copied()
+}
+
 /// Stops the own instance and looks at what it leaves.
-fn examine(
+async fn examine(
     instance: &mut Instance,
-    options: &BenchOptions,
-    topic: Option<&str>,
-    progress: &Progress,
+    plan: &Plan,
+    supervisor: &Supervisor,
 ) -> Result<Vec<Check>, LoadError> {
+    let options = &plan.options;
     let mut checks = Vec::new();
-    if let Err(reason) = instance.stop() {
-        checks.push(Check::new("stop", false, reason));
+    if let Err(reason) = instance.stop().await {
+        checks.push(Check::new(STOP, false, reason));
     }
     let settings = crate::cli::Settings {
         data_dir: Some(instance.data_dir()),
         kafka_brokers: options.kafka.clone(),
-        kafka_topic: topic.map(Into::into),
+        kafka_topic: plan.topic.clone(),
         ..crate::cli::Settings::default()
     };
     let config = ToolConfig::load(None, &settings).map_err(tools::ToolError::from)?;
@@ -197,11 +239,23 @@ fn examine(
     } else {
         "folder"
     };
-    let (is_whole, found) = match tools::verify_folder(&config, with_kafka, progress) {
-        Ok(found) => found,
+    let json = options.json;
+    let (done_tx, done_rx) = oneshot::channel();
+    let verify = move || {
+        let verified = tools::verify_folder(&config, with_kafka, &Progress::new(json));
+        // Nobody waits any more: the run was ended.
+        let _told = done_tx.send(verified);
+    };
+    supervisor
+        .spawn_thread("bench-verify", OnExit::Continue, verify)
+        .map_err(LoadError::io("start a thread"))?;
+    let verified = done_rx.await;
+    let (is_whole, found) = match verified {
+        Err(_) => (false, "the check itself ended by a bug".into()),
+        Ok(Ok(found)) => found,
         // The load was carried, and what it left cannot be looked at: a check that did not pass, not the end.
-        Err(error) if error.exit() != Exit::Usage => (false, error.to_string()),
-        Err(error) => return Err(error.into()),
+        Ok(Err(error)) if error.exit() != Exit::Usage => (false, error.to_string()),
+        Ok(Err(error)) => return Err(error.into()),
     };
     checks.push(Check::new(name, is_whole, found));
     Ok(checks)
@@ -212,7 +266,6 @@ fn outcome(
     machine: Machine,
     started_at: String,
     driven: Driven,
-    topic: Option<String>,
     disk_bytes: Option<u64>,
 ) -> Outcome {
     let options = &plan.options;
@@ -223,16 +276,9 @@ fn outcome(
     let writes = tally.seen(Kind::Write);
     let in_time: u64 = Kind::ALL
         .into_iter()
-        .map(|kind| {
-            let seen = tally.seen(kind);
-            let items = if kind == Kind::Write {
-                u64::from(options.batch)
-            } else {
-                1
-            };
-            seen.items_in_time / items.max(1)
-        })
+        .map(|kind| tally.seen(kind).requests_in_time)
         .sum();
+    let unsent = tally.unsent;
     let mut series = SeriesFigures::of(&tally.series);
     for sample in &driven.lags {
         series.lag(sample.at_seconds, sample.subscriber_ms, sample.kafka_events);
@@ -244,26 +290,7 @@ fn outcome(
         unknown_transfers: books.unknown,
         last_sequence: books.last_sequence,
     };
-    let processes = processes(&driven, seconds, disk_bytes);
-    let subscribers = driven.subscribers.map(|heard| SubscriberFigures {
-        count: options.subscribers,
-        updates: heard.updates,
-        missing: heard.missing,
-        disordered: heard.disordered,
-        resumes: heard.resumes,
-        ended: heard.ended,
-        lag_ms_p50: heard.lag_ms_p50,
-        lag_ms_p99: heard.lag_ms_p99,
-        lag_ms_max: heard.lag_ms_max,
-    });
-    let kafka = topic
-        .zip(driven.kafka)
-        .map(|(topic, drained)| KafkaFigures {
-            topic,
-            lag_events_max: drained.lag_events_max,
-            drained_seconds: drained.after_seconds,
-            events_per_second: drained.events_per_second,
-        });
+    let processes = processes(&driven, disk_bytes);
     let audit = (!options.no_audit).then(|| Audit::of(driven.checks));
     let (failures, warnings) = judged(
         options,
@@ -271,7 +298,7 @@ fn outcome(
         driven.failures,
         audit.as_ref(),
         driven.interrupted,
-        (driven.unsent, processes.generator_cores),
+        (unsent, processes.generator_cores),
     );
     Outcome {
         schema: SCHEMA,
@@ -293,14 +320,14 @@ fn outcome(
         writes: Figures::of(writes),
         balance_reads: read_figures(&driven.tally, Kind::Balance),
         transaction_reads: read_figures(&driven.tally, Kind::Transaction),
-        unsent: driven.unsent,
+        unsent,
         errors: tally.wrongs.clone(),
         totals,
         series,
         processes,
         idempotency_keys: driven.idempotency_keys,
-        subscribers,
-        kafka,
+        subscribers: driven.subscribers,
+        kafka: driven.kafka,
         audit,
     }
 }
@@ -318,7 +345,9 @@ fn judged(
     if !options.allow_errors {
         failures.extend(errors_of(&tally.wrongs));
     }
-    if tally.seen(Kind::Write).requests == 0 && options.reads < 100 && !interrupted {
+    let writes = tally.seen(Kind::Write);
+    let nothing = writes.requests == 0 && writes.requests_in_time == 0;
+    if nothing && options.reads < 100 && !interrupted {
         failures.push("no write was acknowledged in the measured time".into());
     }
     let mut warnings = Vec::new();
@@ -336,21 +365,24 @@ fn judged(
     (failures, warnings)
 }
 
-/// What the service and the generator used for the measured load.
-fn processes(driven: &Driven, seconds: f64, disk_bytes: Option<u64>) -> Processes {
+/// What the service and the generator used for the measured load. Each share is of the time between the two looks, which
+/// come some milliseconds behind the edges of the measured time.
+fn processes(driven: &Driven, disk_bytes: Option<u64>) -> Processes {
     let tally = &driven.tally;
-    let transfers = whole(tally.seen(Kind::Write).items);
+    let transfers = whole(tally.seen(Kind::Write).items_in_time);
     let requests: u64 = Kind::ALL
         .into_iter()
-        .map(|kind| tally.seen(kind).requests)
+        .map(|kind| tally.seen(kind).requests_in_time)
         .sum();
+    let (before, after): (Sample, Sample) = (driven.used.before, driven.used.after);
+    let seconds = after.at.saturating_sub(before.at).as_secs_f64();
     let used = |before: Option<Usage>, after: Option<Usage>| {
         let (before, after) = (before?, after?);
         let cpu_seconds = after.cpu_seconds - before.cpu_seconds;
         Some((cpu_seconds, after.memory_bytes_max))
     };
-    let server = used(driven.server_before, driven.server_after);
-    let generator = used(Some(driven.generator_before), Some(driven.generator_after));
+    let server = used(before.server, after.server);
+    let generator = used(Some(before.generator), Some(after.generator));
     let (generator_cpu, generator_memory) = generator.unwrap_or_default();
     Processes {
         server_cores: server.map(|(cpu, _)| share(cpu, seconds)),
@@ -403,6 +435,8 @@ fn settings(plan: &Plan) -> BTreeMap<String, Value> {
         ("rate", rate),
         ("duration-seconds", json!(options.duration.as_secs_f64())),
         ("warmup-seconds", json!(options.warmup.as_secs_f64())),
+        ("requests", json!(options.requests_max())),
+        ("fill", json!(options.fill)),
         ("batch", json!(options.batch)),
         ("wallets", json!(options.wallets)),
         ("choice", choice),
@@ -447,4 +481,25 @@ fn allocated_bytes(folder: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn of_several_addresses_the_one_where_somebody_listens_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let alive = listener.local_addr().unwrap();
+        let dead = TcpListener::bind("127.0.0.1:0")
+            .and_then(|nobody| nobody.local_addr())
+            .unwrap();
+        let found =
+            |addresses: &[SocketAddr]| first_that_answers(addresses, Duration::from_secs(9));
+        assert_eq!(found(&[dead, alive]), Some(alive));
+        assert_eq!(found(&[alive, dead]), Some(alive));
+        assert_eq!(found(&[dead, dead]), Some(dead));
+        assert_eq!(found(&[]), None);
+    }
 }

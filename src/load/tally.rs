@@ -43,11 +43,13 @@ fn growing() -> Histogram<u64> {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) latencies_us: Histogram<u64>,
-    /// Sent within the measured time and answered as they should be.
+    /// Due (closed loop: sent) within the measured time and answered as they should be: what the percentiles are of.
     pub(super) requests: u64,
     /// Transfers in those; for reads as many as requests.
     pub(super) items: u64,
-    /// Of these items, those that were answered before the end: what the rate is made of.
+    /// Answered within the measured time, whenever they were due: what the rates are made of.
+    pub(super) requests_in_time: u64,
+    /// Transfers in those.
     pub(super) items_in_time: u64,
 }
 
@@ -57,6 +59,7 @@ impl Seen {
             latencies_us: histogram(),
             requests: 0,
             items: 0,
+            requests_in_time: 0,
             items_in_time: 0,
         }
     }
@@ -282,6 +285,10 @@ pub(super) struct Tally {
     pub(super) wrongs: BTreeMap<String, u64>,
     /// Requests that were sent, warm-up included.
     pub(super) sent: u64,
+    /// Requests of an open loop that were due within the measured time and never sent.
+    pub(super) unsent: u64,
+    /// When the last request was answered as it should be; zero before.
+    pub(super) answered_last_at: Duration,
     /// Acknowledged transactions that may be looked up, the oldest overwritten.
     recent: Vec<IdText>,
     recent_next: usize,
@@ -295,6 +302,8 @@ impl Tally {
             books: Books::new(wallets, counts_touches),
             wrongs: BTreeMap::new(),
             sent: 0,
+            unsent: 0,
+            answered_last_at: Duration::ZERO,
             recent: Vec::new(),
             recent_next: 0,
         }
@@ -389,7 +398,7 @@ impl Tally {
         let Some(first) = first else { return };
         self.books.last_sequence = self.books.last_sequence.max(done.last_sequence);
         self.books.sample(draw, done.first_id, *first);
-        if !looks_up {
+        if !looks_up || !done.is_named() {
             return;
         }
         if self.recent.len() < RECENT_MAX {
@@ -419,7 +428,11 @@ impl Tally {
 
     /// Takes an answered request into the figures: `items` that were done, in `window` or not.
     pub(super) fn measure(&mut self, kind: Kind, items: u64, times: Times, window: Window) {
+        self.answered_last_at = self.answered_last_at.max(times.answered_at);
         if times.answered_at >= window.from && times.answered_at < window.to {
+            let seen = self.seen_mut(kind);
+            seen.requests_in_time += 1;
+            seen.items_in_time += items;
             self.series
                 .move_to(times.answered_at.saturating_sub(window.from));
             self.series.current.requests += 1;
@@ -439,23 +452,18 @@ impl Tally {
         seen.latencies_us.saturating_record(took_us);
         seen.requests += 1;
         seen.items += items;
-        if times.answered_at < window.to {
-            seen.items_in_time += items;
-        }
     }
 
     /// Waits of requests that were due and never sent, as if they were answered now: percentiles must not look better
     /// because of them.
-    pub(super) fn measure_unsent(&mut self, waits: impl Iterator<Item = Duration>) -> u64 {
-        let mut count = 0;
+    pub(super) fn measure_unsent(&mut self, waits: impl Iterator<Item = Duration>) {
         for wait in waits {
             let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).max(1);
             self.seen_mut(Kind::Write)
                 .latencies_us
                 .saturating_record(wait_us);
-            count += 1;
+            self.unsent += 1;
         }
-        count
     }
 
     /// Ends the series at the end of the window.
@@ -485,6 +493,7 @@ impl Tally {
             let _same_bounds = mine.latencies_us.add(&other.latencies_us);
             mine.requests += other.requests;
             mine.items += other.items;
+            mine.requests_in_time += other.requests_in_time;
             mine.items_in_time += other.items_in_time;
         }
         self.series.merge(other.series);
@@ -493,6 +502,8 @@ impl Tally {
             self.wrong(&word, count);
         }
         self.sent += other.sent;
+        self.unsent += other.unsent;
+        self.answered_last_at = self.answered_last_at.max(other.answered_last_at);
     }
 }
 
@@ -591,11 +602,30 @@ mod tests {
         tally.measure(Kind::Write, 1, at(20_000, 20_001), WINDOW);
         tally.finish(WINDOW);
         let seen = tally.seen(Kind::Write);
-        assert_eq!((seen.requests, seen.items_in_time), (2, 1));
+        assert_eq!((seen.requests, seen.items_in_time), (2, 2));
         assert!(seen.latencies_us.max() >= 3_000_000);
         assert_eq!(tally.series.points.len(), 10);
         assert_eq!(tally.series.points[0].requests, 2);
         assert_eq!(tally.series.points[0].max_us / 1_000, 300);
+    }
+
+    #[test]
+    fn a_rate_is_of_what_was_answered_in_the_window_however_late() {
+        let mut tally = Tally::new(2, false);
+        // Ten a second are answered, twenty are due: the backlog of the warm-up is answered in the window.
+        for number in 0..200 {
+            let times = Times {
+                counted_from: Duration::from_millis(number * 50),
+                answered_at: Duration::from_millis(number * 100 + 5),
+            };
+            tally.measure(Kind::Write, 3, times, WINDOW);
+        }
+        tally.finish(WINDOW);
+        let seen = tally.seen(Kind::Write);
+        assert_eq!((seen.requests_in_time, seen.items_in_time), (100, 300));
+        assert_eq!(seen.requests, 0, "none of them was due in the window");
+        let points = tally.series.points.iter();
+        assert_eq!(points.map(|point| point.transfers).sum::<u64>(), 300);
     }
 
     #[test]
@@ -648,7 +678,8 @@ mod tests {
     fn what_was_never_sent_weighs_in_the_percentiles() {
         let mut tally = Tally::new(2, false);
         let waits = (0..100).map(|number| Duration::from_millis(number * 10));
-        assert_eq!(tally.measure_unsent(waits), 100);
+        tally.measure_unsent(waits);
+        assert_eq!(tally.unsent, 100);
         assert!(tally.seen(Kind::Write).latencies_us.value_at_quantile(0.99) > 900_000);
     }
 }

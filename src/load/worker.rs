@@ -2,7 +2,7 @@
 
 use super::answers::{Judge, Verdict};
 use super::draw::{Draw, Kind, Transfer};
-use super::pace::{Pacer, Schedule};
+use super::pace::{Pacer, Schedule, Turn};
 use super::requests::{Address, IdText, LookUp, TransferRequest};
 use super::tally::{Tally, Times, Window};
 use super::wire::{Answer, Connection, WireError};
@@ -30,6 +30,8 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Plan {
     pub(super) options: BenchOptions,
     pub(super) seed: u64,
+    /// That the own instance ships to.
+    pub(super) topic: Option<String>,
     pub(super) socket: SocketAddr,
     pub(super) address: Address,
     pub(super) clock: SharedClock,
@@ -39,6 +41,13 @@ impl Plan {
     /// Whether the books count in how many transfers each wallet took part.
     pub(super) fn counts_touches(&self) -> bool {
         self.options.subscribers > 0 && self.options.subscribe_to == SubscribeTo::Wallet
+    }
+
+    /// Books of as many wallets as are audited.
+    pub(super) fn tally(&self) -> Tally {
+        let options = &self.options;
+        let wallets = if options.no_audit { 0 } else { options.wallets };
+        Tally::new(wallets, self.counts_touches())
     }
 
     fn draw(&self, stream: u64) -> Draw {
@@ -119,7 +128,7 @@ impl Worker {
                 ),
                 balance: LookUp::balance(&plan.address, plan.seed),
                 transaction: LookUp::transaction(&plan.address),
-                judge: Judge::new(plan.options.batch),
+                judge: Judge::new(plan.options.batch, !plan.options.no_audit),
                 transfers: Vec::with_capacity(plan.options.batch as usize),
                 looked_up: None,
                 connection: Some(connection),
@@ -184,17 +193,17 @@ struct Payer {
 impl Payer {
     async fn pay(mut self) {
         let is_open_loop = self.plan.options.rate != Rate::Max;
-        while let Some(due) = self.schedule.next() {
+        while let Some(Turn { number, due }) = self.schedule.next() {
             if is_open_loop {
                 self.pacer.wait_until(due).await;
-                if self.schedule.is_stopped() {
-                    return;
-                }
             }
-            let kind = self.choose();
+            // Whoever has taken a turn keeps it until there is a connection: what was due does not vanish.
             let Some(mut connection) = self.connection().await else {
-                continue;
+                let waits = self.schedule.waited(due).filter(|_| is_open_loop);
+                self.tally.lock().measure_unsent(waits.into_iter());
+                return;
             };
+            let kind = self.choose(number);
             let sent_at = self.plan.clock.monotonic();
             let counted_from = if is_open_loop { due } else { sent_at };
             let request = match (kind, &self.looked_up) {
@@ -226,8 +235,8 @@ impl Payer {
         }
     }
 
-    /// Draws the next request.
-    fn choose(&mut self) -> Kind {
+    /// Draws the next request, or takes the one of that number.
+    fn choose(&mut self, number: u64) -> Kind {
         self.looked_up = None;
         match self.draw.kind() {
             Kind::Transaction => {
@@ -242,11 +251,17 @@ impl Payer {
             Kind::Balance => Kind::Balance,
             Kind::Write => {
                 self.transfers.clear();
-                for _ in 0..self.plan.options.batch {
-                    let transfer = self.draw.transfer();
+                let options = &self.plan.options;
+                let first = number.saturating_mul(u64::from(options.batch));
+                for offset in 0..u64::from(options.batch) {
+                    let transfer = if options.fill {
+                        self.draw.transfer_in_turn(first + offset)
+                    } else {
+                        self.draw.transfer()
+                    };
                     self.transfers.push(transfer);
                 }
-                if self.plan.options.idempotency_keys {
+                if options.idempotency_keys {
                     self.request.key(self.draw.bits(), self.draw.bits());
                 }
                 Kind::Write
@@ -254,22 +269,33 @@ impl Payer {
         }
     }
 
-    /// The connection, a new one if the old is of no more use. `None` when nobody takes it; counted, and waited for.
+    /// The connection, a new one if the old is of no more use. Each try that nobody takes is counted; `None` when the load
+    /// is over.
     async fn connection(&mut self) -> Option<Connection> {
+        if self.schedule.is_stopped() {
+            return None;
+        }
         if let Some(connection) = self.connection.take() {
             let idle = self.plan.clock.monotonic().saturating_sub(self.used_at);
             if idle < IDLE_LOOK || (idle < IDLE_MAX && connection.is_open()) {
                 return Some(connection);
             }
         }
-        match self.plan.connect().await {
-            Ok(connection) => Some(connection),
-            Err(error) => {
-                self.tally.lock().wrong(error.word(), 1);
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-                None
+        let since = self.plan.clock.monotonic();
+        while !self.schedule.is_over() {
+            // So many requests have no end by themselves while nobody takes them.
+            let waited = self.plan.clock.monotonic().saturating_sub(since);
+            if self.plan.options.requests_max().is_some() && waited > self.plan.options.timeout {
+                self.schedule.stop();
+                return None;
             }
+            match self.plan.connect().await {
+                Ok(connection) => return Some(connection),
+                Err(error) => self.tally.lock().wrong(error.word(), 1),
+            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
         }
+        None
     }
 
     /// Transfers of a request that may have had an effect.

@@ -42,7 +42,7 @@ pub fn run(invocation: ToolInvocation) -> Exit {
     let json = invocation.json;
     let config = match ToolConfig::load(invocation.config_file, &invocation.settings) {
         Ok(config) => config,
-        Err(error) => return failed(json, &error.into()),
+        Err(error) => return failed_by(json, &error.into()),
     };
     let progress = Progress::new(json);
     match invocation.tool {
@@ -83,7 +83,7 @@ pub fn run(invocation: ToolInvocation) -> Exit {
 
 /// Tells what is wrong with the command line of a command with `--json`.
 pub fn refuse(line: String) -> Exit {
-    failed(true, &ToolError::Usage(line))
+    failed_by(true, &ToolError::Usage(line))
 }
 
 /// Runs a command that writes to `output`, and prints its report: on stderr where stdout is what it writes to.
@@ -104,7 +104,7 @@ fn written<R: Serialize + Display>(
             let _told = writeln!(io::stderr(), "{}", report.to_string().trim_end());
             Exit::Success
         }
-        Err(error) => failed(false, &error),
+        Err(error) => failed_by(false, &error),
     }
 }
 
@@ -112,7 +112,7 @@ fn written<R: Serialize + Display>(
 fn finish<R: Serialize + Display>(json: bool, ended: Result<R, ToolError>) -> Exit {
     let report = match ended {
         Ok(report) => report,
-        Err(error) => return failed(json, &error),
+        Err(error) => return failed_by(json, &error),
     };
     let text = if json {
         serde_json::to_string(&report).unwrap_or_default()
@@ -124,9 +124,12 @@ fn finish<R: Serialize + Display>(json: bool, ended: Result<R, ToolError>) -> Ex
     Exit::Success
 }
 
+fn failed_by(json: bool, error: &ToolError) -> Exit {
+    failed(json, error, error.exit())
+}
+
 /// One line on stderr; with `--json` an object on stdout, for a script that reads only that.
-fn failed(json: bool, error: &ToolError) -> Exit {
-    let exit = error.exit();
+pub(crate) fn failed(json: bool, error: &dyn Display, exit: Exit) -> Exit {
     if json {
         let report = serde_json::json!({"error": error.to_string(), "exit_code": exit.code()});
         let _told = writeln!(io::stdout(), "{report}");

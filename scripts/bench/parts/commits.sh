@@ -14,9 +14,9 @@ part_commits() {
                 "$target/criterion/commit/${way}_group=$count/new/estimates.json")
             figure "commit/$way/$count" "$(awk -v ns="$ns" 'BEGIN { printf "%.1f", 1e9 / ns }')"
         done
-        printf '| %s | %.0f | %.0f | **%s** | %s |\n' "$count" "$(median "commit/sled/$count")" \
-            "$(median "commit/append_fdatasync/$count")" \
+        printf '| %s | %s | %s | **%s** | %s |\n' "$count" "$(plain "commit/sled/$count")" \
+            "$(plain "commit/append_fdatasync/$count")" \
             "$(ratio "commit/sled/$count" "commit/append_fdatasync/$count")" \
-            "$(median "commit/sled/$count" | awk -v n="$count" '{ printf "%.0f", $1 * n }')"
+            "$(plain "commit/sled/$count" "$(quotient 1 "$count" %.9f)")"
     done
 }

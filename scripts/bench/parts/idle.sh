@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # names of scripts/bench-ratios and its other files
 
 part_idle() {
-    local round connections server alone watched scraper
+    local round connections server alone watched
     for ((round = 1; round <= rounds; round++)); do
         start_echopay "$work/alone"
         alone=$address
@@ -12,14 +12,12 @@ part_idle() {
         watched=$address
         start subscribers "$release/examples/idle_subscribers" "$watched" 1000
         (while sleep 1; do curl -fsS --max-time 10 -o /dev/null "http://$watched/metrics" || exit 0; done) &
-        scraper=$!
+        pids[scraper]=$!
         for connections in 64 256; do
             point "alone/$connections" alone "$alone" --connections "$connections"
             point "watched/$connections" echopay "$watched" --connections "$connections"
         done
-        kill "$scraper" 2>/dev/null || true
-        wait "$scraper" 2>/dev/null || true
-        for server in subscribers alone echopay; do stop "$server"; done
+        for server in scraper subscribers alone echopay; do stop "$server"; done
         rm -rf "$work/alone" "$work/watched"
     done
     printf '### 1,000 idle subscribers, and metrics read once a second\n\n'

@@ -13,7 +13,11 @@ recover() {
         cp -a "$folder" "$work/copy"
         [[ $how == replay ]] && rm -rf "$work/copy/checkpoint"
         if [[ $how == cold ]]; then forget_pages "$work/copy"; else sync; fi
-        start_echopay "$work/copy" --log-format json --log-level info
+        start_echopay "$work/copy" --log-format json --log-level info || {
+            failed "$name, $how" 'the server did not start'
+            rm -rf "$work/copy"
+            return 0
+        }
         figure "$name/$how" "$took_ms"
         figure "$name/$how/rss" "$(memory_mib VmRSS)"
         figure "$name/$how/replay" "$(replay_rate)"
@@ -21,8 +25,9 @@ recover() {
         stop echopay
         rm -rf "$work/copy"
         if [[ $found != "$expected" ]]; then
+            # Not a point that is lost: a promise that is broken.
             echo "$name, $how: $expected was acknowledged, $found came back" >&2
-            exit 1
+            return 1
         fi
         echo "$name, $how: $took_ms ms, $(tail -1 "$figures" | cut -f2) entries/s" >&2
     done
@@ -37,29 +42,34 @@ replay_rate() {
           if (count > 10000) printf "%.0f\n", count * scale / took }'
 }
 
-part_recovery() {
-    local killed=$work/killed expected rounds_before deadline entries bytes payload_bytes
+# filled THOUSANDS: a store of so many transfers whose server was killed behind the last; sets `expected`.
+filled() {
+    local size=$1 entries payload_bytes
     start_echopay "$killed"
-    load_batches "$thousands"
+    load_batches "$size"
     expected=$(durable)
-    figure rss "$(memory_mib VmRSS)"
-    figure hwm "$(memory_mib VmHWM)"
+    figure "$size/rss" "$(memory_mib VmRSS)"
+    figure "$size/hwm" "$(memory_mib VmHWM)"
     entries=$(metric echopay_commit_entries_sum)
     payload_bytes=$(metric echopay_commit_payload_bytes_total)
     stop echopay
-    bytes=$(disk_bytes "$killed")
-    recover busy "$killed" 5 warm "$expected"
-    recover busy "$killed" 5 cold "$expected"
+    figure "$size/disk" "$(quotient "$(disk_bytes "$killed")" "$entries" %.0f)"
+    figure "$size/disk_of_payload" "$(quotient "$(disk_bytes "$killed")" "$payload_bytes")"
+    figure "$size/payload" "$(quotient "$payload_bytes" "$entries" %.0f)"
+    echo "$size,000 transfers: memory $(plain "$size/rss") MiB, $(plain "$size/disk") bytes of disk each" >&2
+}
 
-    # Once more on the same store: a round of checkpoints ends, a little is added, and it is killed again.
+# checkpointed: on the same store a round of checkpoints ends, a little is added, and it is killed again.
+checkpointed() {
+    local rounds_before deadline
     start_echopay "$killed"
     load_batches 1
     rounds_before=$(metric echopay_checkpoint_rounds_total)
     deadline=$((SECONDS + 180))
     until (($(metric echopay_checkpoint_rounds_total) >= rounds_before + 2)); do
         if ((SECONDS > deadline)); then
-            echo 'no round of checkpoints ended in three minutes' >&2
-            exit 1
+            stop echopay
+            return 1
         fi
         load_batches 1
         sleep 1
@@ -67,19 +77,36 @@ part_recovery() {
     load_batches 20
     expected=$(durable)
     stop echopay
-    recover checkpointed "$killed" 5 warm "$expected"
-    recover checkpointed "$killed" 5 cold "$expected"
-    recover checkpointed "$killed" 5 replay "$expected"
-    rm -rf "$killed"
-
-    printf '### After %s,000 transfers and kill -9: until it listens again\n\n| | ms | replay, entries/s | memory then, MiB |\n| --- | --- | --- | --- |\n' "$thousands"
-    recovered 'killed behind the last batch of the fill, no checkpoint finished; warm' busy/warm
-    recovered 'the same, page cache dropped' busy/cold
-    recovered 'killed 20 batches behind a round of checkpoints; warm' checkpointed/warm
-    recovered 'the same, page cache dropped' checkpointed/cold
-    recovered 'the same, warm, checkpoint folder removed: everything replayed' checkpointed/replay
-    printf '\nMemory after the fill %s MiB (highest %s). On disk %s bytes a transfer; %s of the payload, which is %s bytes.\n' \
-        "$(median rss)" "$(median hwm)" "$(quotient "$bytes" "$entries" %.0f)" \
-        "$(quotient "$bytes" "$payload_bytes")" "$(quotient "$payload_bytes" "$entries" %.0f)"
 }
-recovered() { printf '| %s | %s | %s | %s |\n' "$1" "$(cell "$2")" "$(cell "$2/replay")" "$(median "$2/rss")"; }
+
+part_recovery() {
+    local killed=$work/killed expected size turns how
+    for size in "${thousands[@]}"; do
+        # Each start is on a copy of the store: of a large one fewer.
+        turns=$((size > 2000 ? 2 : 5))
+        filled "$size"
+        for how in warm cold; do recover "$size/busy" "$killed" "$turns" "$how" "$expected"; done
+        if checkpointed; then
+            for how in warm cold replay; do recover "$size/checkpointed" "$killed" "$turns" "$how" "$expected"; done
+        else
+            failed "$size,000 transfers, checkpointed" 'no round of checkpoints ended in three minutes'
+        fi
+        rm -rf "$killed"
+    done
+    printf '### After kill -9: until it listens again\n\n| transfers | killed | ms | replay, entries/s | memory then, MiB |\n| --- | --- | --- | --- | --- |\n'
+    for size in "${thousands[@]}"; do
+        recovered "$size" 'behind the last batch of the fill, whatever checkpoints there were; warm' busy/warm
+        recovered "$size" 'the same, page cache dropped' busy/cold
+        recovered "$size" '20 batches behind a round of checkpoints; warm' checkpointed/warm
+        recovered "$size" 'the same, page cache dropped' checkpointed/cold
+        recovered "$size" 'the same, warm, checkpoint folder removed: everything replayed' checkpointed/replay
+    done
+    printf '\n| transfers, in batches | memory behind the last, MiB | highest | on disk, bytes a transfer | of the payload | payload, bytes a transfer |\n| --- | --- | --- | --- | --- | --- |\n'
+    for size in "${thousands[@]}"; do
+        printf '| %s,000 | %s | **%s** | %s | **%s** | %s |\n' "$size" "$(plain "$size/rss")" "$(plain "$size/hwm")" \
+            "$(plain "$size/disk")" "$(plain "$size/disk_of_payload" 1 %.2f)" "$(plain "$size/payload")"
+    done
+}
+recovered() { # THOUSANDS WHAT NAME
+    printf '| %s,000 | %s | %s | %s | %s |\n' "$1" "$2" "$(cell "$1/$3")" "$(cell "$1/$3/replay")" "$(plain "$1/$3/rss")"
+}

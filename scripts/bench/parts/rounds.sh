@@ -17,11 +17,9 @@ part_rounds() {
         done
         point plain/batch plain "$plain" --connections 4 --batch 1000
         point echopay/batch echopay "$address" --connections 4 --batch 1000
-        if [[ -x $release/examples/parse_http ]]; then
-            start parse "$release/examples/parse_http"
-            point parse/batch parse "$address" --connections 4 --batch 1000
-            stop parse
-        fi
+        start parse "$release/examples/parse_http"
+        point parse/batch parse "$address" --connections 4 --batch 1000
+        stop parse
         stop bare
         stop plain
         stop echopay
@@ -38,7 +36,7 @@ part_rounds() {
             "$(ms "echopay/$connections/p50_us")" "$(ms "echopay/$connections/p99_us")" \
             "$(quotient "$(median "echopay/$connections/p99_us")" "$(median "echopay/$connections/p50_us")" %.1f)" \
             "$(cpu_us_a_request "echopay/$connections")" "$(cpu_us_a_request "bare/$connections")" \
-            "$(median "echopay/$connections/foreign")"
+            "$(plain "echopay/$connections/foreign" 1 %.2f)"
     done
     printf '\n### Batches of 1,000 at 4 connections\n\n'
     printf '| parse alone, /s | same server on a plain file, /s | echopay, transfers/s | echopay / parse | echopay / plain file | p50 / p99 of a batch, ms | cores of the server | foreign cores |\n'
@@ -47,7 +45,7 @@ part_rounds() {
         "$(cell parse/batch/rate)" "$(cell plain/batch/rate)" "$(cell echopay/batch/rate)" \
         "$(ratio echopay/batch/rate parse/batch/rate)" "$(ratio echopay/batch/rate plain/batch/rate)" \
         "$(ms echopay/batch/p50_us %.1f)" "$(ms echopay/batch/p99_us %.1f)" \
-        "$(median echopay/batch/cpu)" "$(median echopay/batch/foreign)"
+        "$(plain echopay/batch/cpu 1 %.2f)" "$(plain echopay/batch/foreign 1 %.2f)"
 }
 
 cpu_us_a_request() {
