@@ -160,8 +160,12 @@ impl<'s> Session<'s> {
         Err(End::Blocked(refusal.to_string()))
     }
 
-    /// Where to go on, and what the topic holds.
-    fn plan(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
+    /// What the topic holds, as soon as no open transaction may hide anything of ours.
+    ///
+    /// Why all looks share one producer: behind its fence nothing of ours is added, unless somebody fences it, and then
+    /// it can send nothing. So what ended a partition at the first look bounds what has to be seen, however many
+    /// transactions of others begin meanwhile.
+    fn look(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<Found, End> {
         let cursor = ship.cursor.as_ref();
         let fits = |cursor: &&Cursor| {
             cursor.topic == ship.config.topic
@@ -171,30 +175,48 @@ impl<'s> Session<'s> {
             .filter(fits)
             .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
             .unwrap_or_default();
+        let (mut first_ends, mut since, mut told) = (None, None, None);
+        loop {
+            let found = scout.found(partitions, &marks, ship.reader.lineage().clone())?;
+            let first_ends = first_ends.get_or_insert_with(|| found.ends());
+            let Some(undecided) = found.undecided(first_ends) else {
+                return Ok(found);
+            };
+            let gives_up = match ship.config.delivery {
+                Delivery::Idempotent => has_lasted(
+                    &mut since,
+                    ship.clock.monotonic(),
+                    ship.config.open_transaction_wait_ms,
+                ),
+                Delivery::ExactlyOnce => false,
+            };
+            if gives_up {
+                warn!(%undecided, "kafka: going on; events that it hides may be sent twice");
+                return Ok(found);
+            }
+            if told.as_ref() != Some(&undecided) {
+                warn!(%undecided, "kafka: events wait in the journal");
+                ship.shared.note_error(&undecided.to_string());
+                told = Some(undecided);
+            }
+            let pause = Duration::from_millis(ship.config.backoff_ms);
+            if ship.shared.wait_for_stop(Some(pause)) {
+                return Err(End::Stopping);
+            }
+        }
+    }
+
+    /// Where to go on, and what the topic holds.
+    fn plan(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
+        let found = Self::look(ship, scout, partitions)?;
         let identity = ship.reader.identity();
-        let found = scout.found(partitions, &marks, ship.reader.lineage().clone())?;
         let journal = resume::Journal {
             identity,
             oldest: ship.reader.oldest(),
             durable: ship.reader.durable().get(),
         };
-        let topic = &ship.config.topic;
+        let (cursor, topic) = (ship.cursor.as_ref(), &ship.config.topic);
         let now = ship.clock.monotonic();
-        if let Some(undecided) = found.undecided() {
-            let since = &mut ship.doubts.undecided;
-            let gives_up = match ship.config.delivery {
-                Delivery::Idempotent => {
-                    has_lasted(since, now, ship.config.open_transaction_wait_ms)
-                }
-                Delivery::ExactlyOnce => false,
-            };
-            if !gives_up {
-                return Err(End::Broken(undecided.to_string()));
-            }
-            warn!(%undecided, "kafka: going on; events that it hides may be sent twice");
-        } else {
-            ship.doubts.undecided = None;
-        }
         if resume::ends_early(topic, &found, cursor, journal)
             && !has_lasted(
                 &mut ship.doubts.ends_early,

@@ -195,8 +195,6 @@ pub(super) struct Shipper {
 pub(super) struct Doubts {
     /// It ends before what was acknowledged.
     pub(super) ends_early: Option<Duration>,
-    /// An open transaction hides its end.
-    pub(super) undecided: Option<Duration>,
 }
 
 /// Whether what shows at `now` has shown for `patience_ms`; `since` is kept for the next question.
