@@ -24,6 +24,7 @@
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
 //! | `audit.rs` | is everything in the topic that was published |
 //! | `partition.rs` | key → partition, as Java does (pure) |
+//! | `patience.rs` | how long a look at the topic waits for bytes (pure) |
 //! | `cursor.rs` | the file |
 //! | `producer.rs`, `producer/` | the only door to rdkafka |
 
@@ -34,6 +35,7 @@ mod cursor;
 mod handle;
 mod headers;
 mod partition;
+mod patience;
 mod producer;
 mod resume;
 mod rival;

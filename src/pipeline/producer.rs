@@ -153,7 +153,12 @@ impl Brokers {
 
     /// A connection that looks and never writes, but for the topic that it makes when asked.
     pub(super) fn scout(&self) -> Result<Scout, KafkaTrouble> {
-        Scout::new(self)
+        self.scout_that_waits(self.request_timeout)
+    }
+
+    /// As [`Brokers::scout`], and while it reads records it waits up to `read_wait` for the next bytes of them.
+    pub(super) fn scout_that_waits(&self, read_wait: Duration) -> Result<Scout, KafkaTrouble> {
+        Scout::new(self, read_wait)
     }
 
     /// A producer. `message_bytes_max` is the topic's limit where it is known; `one_by_one` sends each record alone,

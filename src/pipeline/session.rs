@@ -84,7 +84,7 @@ impl<'s> Session<'s> {
     /// Looks at the topic, decides where to go on, and makes a producer.
     pub(super) fn open(ship: &'s mut Shipper) -> Result<Self, End> {
         ship.shared.set_state(PipelineState::Connecting);
-        let scout = ship.brokers.scout()?;
+        let scout = ship.brokers.scout_that_waits(ship.patience.wait())?;
         let partitions = Self::partitions(ship, &scout)?;
         if partitions > Config::PARTITIONS_MAX {
             return Err(End::Blocked(format!(
@@ -177,7 +177,12 @@ impl<'s> Session<'s> {
             .unwrap_or_default();
         let (mut first_ends, mut since, mut told) = (None, None, None);
         loop {
-            let found = scout.found(partitions, &marks, ship.reader.lineage().clone())?;
+            let found = scout.found(partitions, &marks, ship.reader.lineage().clone());
+            match &found {
+                Ok(_) => ship.patience.succeeded(),
+                Err(_) => ship.patience.failed(),
+            }
+            let found = found?;
             let first_ends = first_ends.get_or_insert_with(|| found.ends());
             let Some(undecided) = found.undecided(first_ends) else {
                 return Ok(found);

@@ -3,6 +3,7 @@
 use super::config::{Config, ConfigError, Delivery};
 use super::cursor::Cursor;
 use super::handle::{Counts, PipelineHandle, PipelineState, PipelineStopper, Running, Shared};
+use super::patience::Patience;
 use super::producer::Brokers;
 use super::rival::Known;
 use super::session::{End, Session};
@@ -143,6 +144,7 @@ pub fn start(
         known: None,
         stored_at: None,
         doubts: Doubts::default(),
+        patience: Patience::new(Duration::from_millis(config.request_timeout_ms)),
         config,
     };
     // Why it may end: payments go on without Kafka. A panic shows in the state and in the log.
@@ -188,6 +190,8 @@ pub(super) struct Shipper {
     /// When the file was last written (monotonic).
     pub(super) stored_at: Option<Duration>,
     pub(super) doubts: Doubts,
+    /// For fencing, and for reading the tails.
+    pub(super) patience: Patience,
 }
 
 /// What the topic showed at every look since (monotonic), and what is not believed at once.

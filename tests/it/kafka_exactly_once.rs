@@ -181,7 +181,6 @@ fn over_a_line_too_slow_for_one_large_transaction_smaller_ones_get_through() {
     // All of it in one transaction, which takes longer than the 3 s that its records have.
     let settings = pipeline::Config {
         batch_window_ms: 5_000,
-        request_timeout_ms: 60_000,
         ..impatient(&proxy.address(), &topic)
     };
     proxy.throttle(64 << 10);
@@ -196,6 +195,37 @@ fn over_a_line_too_slow_for_one_large_transaction_smaller_ones_get_through() {
         records.len() >= count
     });
     assert_whole(&records, durable);
+}
+
+#[test]
+fn a_start_gets_through_a_line_on_which_the_last_batch_takes_longer_than_any_time_that_was_set() {
+    let Some((broker, proxy)) = Proxy::before_a_broker() else {
+        return;
+    };
+    let topic = Broker::fresh_topic("heavy");
+    broker.create_topic(&topic, 6, &[]);
+    let dir = TempDir::new().unwrap();
+    let mut world = World::open(dir.path());
+    world.transfer(10);
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.addresses())
+        .create()
+        .unwrap();
+    let heavy = "x".repeat(900_000);
+    let record = BaseRecord::<str, str>::to(&topic).partition(0);
+    other.send(record.payload(&heavy)).unwrap();
+    other.flush(PATIENCE).unwrap();
+
+    let settings = pipeline::Config {
+        request_timeout_ms: 1_000,
+        ..impatient(&proxy.address(), &topic)
+    };
+    // Three and a half seconds; brokers send a batch whole, however little is asked for.
+    proxy.throttle(256 << 10);
+    let (handle, stopper) = world.start(dir.path(), settings).unwrap();
+    wait_for_published(&handle, &world);
+    proxy.pass();
+    assert!(stopper.stop(PATIENCE));
 }
 
 #[test]
