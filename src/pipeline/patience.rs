@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Then the line counts as dead. librdkafka lets an answer take no longer either.
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(300);
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// How long to wait, as the looks before have taught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -16,13 +16,11 @@ use super::thread::{Doubts, Shipper, has_lasted};
 use crate::journal::{Batch, Entry, Event};
 use crate::types::{Sequence, TimestampMs};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
-/// How long the follower is waited for while acknowledgements are due. They wake it; this is for a wake that came
-/// just before the wait.
-const WAIT_BUSY: Duration = Duration::from_millis(20);
+/// How long the follower is waited for while acknowledgements are due, which do not wake it.
+const WAIT_BUSY: Duration = Duration::from_millis(1);
 /// How long it is waited for otherwise.
 const WAIT_IDLE: Duration = Duration::from_millis(250);
 /// Between two looks at the cluster's id: brokers may have been replaced behind the same address.
@@ -95,8 +93,7 @@ impl<'s> Session<'s> {
             return Err(End::Stopping);
         }
         let careful = ship.careful_until.is_some();
-        let (limit, wake) = (scout.message_bytes_max(), Arc::clone(&ship.wake));
-        let link = ship.brokers.link(limit, careful, wake, &ship.supervisor)?;
+        let link = ship.brokers.link(scout.message_bytes_max(), careful)?;
         // IMPORTANT: before the tails are read, so that nothing of a predecessor lands behind what is read.
         commit::fence(ship, &link)?;
         let (plan, found) = Self::plan(ship, &scout, partitions)?;
@@ -416,9 +413,9 @@ impl<'s> Session<'s> {
 
     /// Takes the reports that have come and moves the published mark.
     fn collect(&mut self) -> Result<(), End> {
-        let broken = self.link.broken();
         let mut reports = std::mem::take(&mut self.reports);
         self.link.take_reports(&mut reports);
+        let broken = self.link.broken();
         let trouble = self.take_in(&reports);
         self.reports = reports;
         self.count_final();
