@@ -323,14 +323,8 @@ impl<'s> Session<'s> {
             self.acks.pass(sequence);
             return Ok(());
         }
-        let mut key = uuid::Uuid::encode_buffer();
-        let key = event
-            .key_wallet()
-            .uuid()
-            .hyphenated()
-            .encode_lower(&mut key)
-            .as_bytes();
-        let partition = partition_of(key, self.partitions);
+        let key = *self.ship.encoder.wallet_text(event.key_wallet());
+        let partition = partition_of(&key, self.partitions);
         let have = usize::try_from(partition)
             .ok()
             .and_then(|at| self.have.get(at));
@@ -341,7 +335,7 @@ impl<'s> Session<'s> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         self.ship.encoder.encode(event, &mut payload);
-        let sent = self.send(event, partition, key, &payload);
+        let sent = self.send(event, partition, &key, &payload);
         self.payload = payload;
         sent
     }
