@@ -3,6 +3,7 @@
 mod commit;
 
 use super::acks::{AckError, AckTracker};
+use super::burst::{self, Bursts};
 use super::config::{Config, Delivery};
 use super::cursor::{Cursor, PartitionCursor};
 use super::handle::PipelineState;
@@ -72,6 +73,8 @@ pub(super) struct Session<'s> {
     taken: VecDeque<Taken>,
     careful: bool,
     stall: Stall,
+    /// `None` where transactions have a window.
+    bursts: Option<Bursts>,
     changed: bool,
     // Reused, so that nothing is allocated for each event.
     reports: Vec<Report>,
@@ -123,6 +126,10 @@ impl<'s> Session<'s> {
             taken: VecDeque::new(),
             careful,
             stall: Stall::new(Duration::from_millis(ship.config.stall_ms)),
+            bursts: match ship.config.delivery {
+                Delivery::Idempotent => Some(Bursts::new(ship.config.batch_window())),
+                Delivery::ExactlyOnce => None,
+            },
             changed: true,
             reports: Vec::new(),
             payload: Vec::new(),
@@ -280,17 +287,49 @@ impl<'s> Session<'s> {
                 let wait = self.until_commit(WAIT_IDLE);
                 self.ship.shared.wait_for_stop(Some(wait));
             }
+        } else if self.is_gathering() {
+            self.ship.shared.wait_for_stop(Some(WAIT_BUSY));
         } else {
             let wait = self.until_commit(if busy { WAIT_BUSY } else { WAIT_IDLE });
-            match self.ship.follower.next(wait) {
-                Ok(Some(batch)) => self.hand_over(&batch)?,
-                Ok(None) => {}
-                Err(error) => {
-                    return Err(End::Blocked(format!("cannot read the journal: {error}")));
-                }
+            if let Some(batch) = self.next(wait)? {
+                self.leave(&batch)?;
             }
         }
         Ok(())
+    }
+
+    fn next(&mut self, wait: Duration) -> Result<Option<Batch>, End> {
+        let next = self.ship.follower.next(wait);
+        next.map_err(|error| End::Blocked(format!("cannot read the journal: {error}")))
+    }
+
+    /// Hands over `batch` and, where bursts leave, all that has gathered behind it.
+    fn leave(&mut self, batch: &Batch) -> Result<(), End> {
+        let durable = self.ship.reader.durable().get();
+        let end = durable.min(self.acks.looked_at().plus(burst::EVENTS_MAX));
+        self.hand_over(batch)?;
+        if self.bursts.is_some() {
+            while self.acks.looked_at() < end
+                && let Some(batch) = self.next(Duration::ZERO)?
+            {
+                self.hand_over(&batch)?;
+            }
+        }
+        if let Some(bursts) = &mut self.bursts {
+            bursts.left(self.ship.clock.monotonic());
+        }
+        Ok(())
+    }
+
+    /// Whether what comes is left where it is for now. Not once a stop was asked for, which has a deadline.
+    fn is_gathering(&self) -> bool {
+        let Some(bursts) = self.bursts.as_ref() else {
+            return false;
+        };
+        let durable = self.ship.reader.durable().get().get();
+        let waiting = durable.saturating_sub(self.acks.looked_at().get());
+        !bursts.is_due(self.ship.clock.monotonic(), self.acks.in_flight(), waiting)
+            && self.ship.shared.stop_deadline().is_none()
     }
 
     fn hand_over(&mut self, batch: &Batch) -> Result<(), End> {
