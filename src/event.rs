@@ -6,7 +6,9 @@
 use crate::ids::IdCipher;
 use crate::journal::{Event, EventDetail, JournalIdentity, entry};
 use crate::money;
-use crate::types::{Currencies, Currency, FraudScore, MinorUnits, Sequence, TimestampMs};
+use crate::types::{
+    Currencies, Currency, FraudScore, MinorUnits, Sequence, TimestampMs, TransactionId, WalletId,
+};
 use uuid::Uuid;
 
 /// Writes events as compact JSON. Owns what every event needs; cheap to clone is not needed, make one a consumer.
@@ -17,6 +19,8 @@ pub struct EventEncoder {
     /// `,"journal":"…"}`: the same at the end of every event.
     journal_field: Box<[u8]>,
     timestamp: TimestampText,
+    transaction: IdText,
+    wallets: WalletTexts,
 }
 
 impl EventEncoder {
@@ -28,7 +32,14 @@ impl EventEncoder {
             currencies,
             journal_field,
             timestamp: TimestampText::default(),
+            transaction: IdText::default(),
+            wallets: WalletTexts::default(),
         }
+    }
+
+    /// The text of a wallet's id, as the events tell it: formatted once for all events of a payment.
+    pub fn wallet_text(&mut self, wallet: WalletId) -> &IdTextBytes {
+        self.wallets.get(wallet.uuid())
     }
 
     /// Appends the event's JSON object to `out`, without a line end. Never fails; the same event gives the same bytes.
@@ -58,11 +69,11 @@ impl EventEncoder {
         out.push(b'}');
     }
 
-    fn transaction(&self, event: &entry::TransactionEvent<'_>, out: &mut Vec<u8>) {
-        write_uuid_field(out, "transaction_id", event.transaction.0);
-        write_uuid_field(out, "from_wallet", event.from.uuid());
-        write_uuid_field(out, "to_wallet", event.to.uuid());
-        self.amount_field(out, "amount", event.amount, event.currency);
+    fn transaction(&mut self, event: &entry::TransactionEvent<'_>, out: &mut Vec<u8>) {
+        self.transaction_field(out, event.transaction);
+        self.wallet_field(out, b",\"from_wallet\":\"", event.from);
+        self.wallet_field(out, b",\"to_wallet\":\"", event.to);
+        self.amount_field(out, b",\"amount\":", event.amount, event.currency);
         self.currency_field(out, event.currency);
         out.extend_from_slice(b",\"status\":\"");
         out.extend_from_slice(event.status.as_str().as_bytes());
@@ -76,28 +87,39 @@ impl EventEncoder {
         }
     }
 
-    fn balance(&self, event: &entry::BalanceEvent, out: &mut Vec<u8>) {
-        write_uuid_field(out, "wallet_id", event.wallet.uuid());
+    fn balance(&mut self, event: &entry::BalanceEvent, out: &mut Vec<u8>) {
+        self.wallet_field(out, b",\"wallet_id\":\"", event.wallet);
         self.currency_field(out, event.currency);
-        self.amount_field(out, "old_balance", event.old_balance, event.currency);
-        self.amount_field(out, "new_balance", event.new_balance, event.currency);
-        write_uuid_field(out, "transaction_id", event.transaction.0);
+        let (old, new) = (event.old_balance, event.new_balance);
+        self.amount_field(out, b",\"old_balance\":", old, event.currency);
+        self.amount_field(out, b",\"new_balance\":", new, event.currency);
+        self.transaction_field(out, event.transaction);
     }
 
-    fn wallet(&self, event: &entry::WalletEvent, out: &mut Vec<u8>) {
-        write_uuid_field(out, "wallet_id", event.wallet.uuid());
+    fn wallet(&mut self, event: &entry::WalletEvent, out: &mut Vec<u8>) {
+        self.wallet_field(out, b",\"wallet_id\":\"", event.wallet);
         self.currency_field(out, event.currency);
-        self.amount_field(
-            out,
-            "overdraft_limit",
-            event.overdraft_limit,
-            event.currency,
-        );
+        let limit = event.overdraft_limit;
+        self.amount_field(out, b",\"overdraft_limit\":", limit, event.currency);
     }
 
-    fn amount_field(&self, out: &mut Vec<u8>, name: &str, amount: MinorUnits, currency: Currency) {
+    fn transaction_field(&mut self, out: &mut Vec<u8>, transaction: TransactionId) {
+        out.extend_from_slice(b",\"transaction_id\":\"");
+        out.extend_from_slice(self.transaction.get(transaction.0));
+        out.push(b'"');
+    }
+
+    /// `head` is all in front of the id.
+    fn wallet_field(&mut self, out: &mut Vec<u8>, head: &[u8], wallet: WalletId) {
+        out.extend_from_slice(head);
+        out.extend_from_slice(self.wallet_text(wallet));
+        out.push(b'"');
+    }
+
+    /// `head` is all in front of the number.
+    fn amount_field(&self, out: &mut Vec<u8>, head: &[u8], amount: MinorUnits, currency: Currency) {
         let exponent = self.currencies.get(currency).map_or(0, |row| row.exponent);
-        write_field_name(out, name);
+        out.extend_from_slice(head);
         money::write_number(out, i128::from(amount.get()), exponent);
     }
 
@@ -124,25 +146,62 @@ pub fn write_sequence(out: &mut Vec<u8>, sequence: Sequence) {
     out.extend_from_slice(itoa::Buffer::new().format(sequence.get()).as_bytes());
 }
 
-fn write_field_name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn write_uuid_field(out: &mut Vec<u8>, name: &str, id: Uuid) {
-    write_field_name(out, name);
-    out.push(b'"');
-    write_uuid(out, id);
-    out.push(b'"');
-}
-
 fn write_scores(out: &mut Vec<u8>, old: FraudScore, new: FraudScore) {
     out.extend_from_slice(b",\"metadata\":{\"old_fraud_score\":");
     money::write_score(out, old);
     out.extend_from_slice(b",\"new_fraud_score\":");
     money::write_score(out, new);
     out.push(b'}');
+}
+
+/// A UUID in lower case with hyphens.
+pub type IdTextBytes = [u8; uuid::fmt::Hyphenated::LENGTH];
+
+/// The text of the id asked for last. Formatting one takes far longer than copying it, and a payment's events tell the
+/// same three ids eleven times.
+#[derive(Clone, Debug)]
+struct IdText {
+    id: Uuid,
+    text: IdTextBytes,
+}
+
+impl IdText {
+    fn get(&mut self, id: Uuid) -> &IdTextBytes {
+        if id != self.id {
+            id.as_hyphenated().encode_lower(&mut self.text);
+            self.id = id;
+        }
+        &self.text
+    }
+}
+
+impl Default for IdText {
+    fn default() -> Self {
+        Self {
+            id: Uuid::nil(),
+            text: *b"00000000-0000-0000-0000-000000000000",
+        }
+    }
+}
+
+/// The texts of the two wallets that were last new: a payment's.
+#[derive(Clone, Debug, Default)]
+struct WalletTexts {
+    newest: IdText,
+    other: IdText,
+}
+
+impl WalletTexts {
+    fn get(&mut self, id: Uuid) -> &IdTextBytes {
+        if id == self.newest.id {
+            return &self.newest.text;
+        }
+        if id != self.other.id {
+            std::mem::swap(&mut self.newest, &mut self.other);
+            return self.newest.get(id);
+        }
+        &self.other.text
+    }
 }
 
 /// The text of the time asked for last. Events come in runs of one millisecond and many of one second, so the
@@ -200,7 +259,7 @@ mod tests {
         Amendment, Body, ChainLink, FailureReason, HoldPlaced, Leg, Movement, RefusedMovement,
         Scored, VoidedHold, WalletOpened,
     };
-    use crate::types::{Status, TransactionId, WalletId};
+    use crate::types::Status;
     use proptest::prelude::*;
 
     const AT: TimestampMs = TimestampMs::new(1_795_387_017_045);
@@ -432,6 +491,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn remembered_ids_are_those_asked_for(steps in prop::collection::vec(0..4_u128, 1..40)) {
+            let (mut transaction, mut wallets) = (IdText::default(), WalletTexts::default());
+            for number in steps {
+                let id = Uuid::from_u128(number);
+                let expected = id.to_string();
+                prop_assert_eq!(std::str::from_utf8(transaction.get(id)).unwrap(), expected.as_str());
+                prop_assert_eq!(std::str::from_utf8(wallets.get(id)).unwrap(), expected.as_str());
+            }
+        }
+
         #[test]
         fn cached_times_are_the_times_of_display(steps in prop::collection::vec(0..2_000_u64, 1..20), start in 0..253_402_207_100_000_u64) {
             let mut text = TimestampText::default();

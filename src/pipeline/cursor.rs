@@ -12,11 +12,11 @@
 
 use super::acks::LastAck;
 use super::config::Config;
-use crate::journal::{JournalIdentity, Witness};
+use crate::journal::{JournalIdentity, RecoveryError, Witness, record};
 use crate::types::Sequence;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind::{NotADirectory, NotFound};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -58,15 +58,16 @@ pub struct PartitionCursor {
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
     /// The file system refused; nothing is known of what the cursor says.
-    #[error("cannot {step} the cursor {path}: {source}")]
+    #[error("cannot read the cursor {path}: {source}")]
     Io {
-        /// What was tried.
-        step: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
+    /// It was not written; the old file is still there.
+    #[error(transparent)]
+    Store(RecoveryError),
     /// The bytes are no cursor.
     #[error(
         "the cursor {path} is damaged ({reason}); when it is moved away, the pipeline finds its place by what the \
@@ -96,7 +97,6 @@ impl Cursor {
     pub fn load(data_dir: &Path) -> Result<Option<Self>, CursorError> {
         let path = Self::path(data_dir);
         let failed = |source| CursorError::Io {
-            step: "read",
             path: path.clone(),
             source,
         };
@@ -119,22 +119,9 @@ impl Cursor {
     /// Writes the cursor so that a crash leaves the old one or the new one, whole.
     ///
     /// # Errors
-    /// [`CursorError::Io`]; the old file is still there.
+    /// [`CursorError::Store`].
     pub fn store(&self, data_dir: &Path) -> Result<(), CursorError> {
-        let path = Self::path(data_dir);
-        let failed = |step| {
-            let path = path.clone();
-            move |source| CursorError::Io { step, path, source }
-        };
-        let temporary = data_dir.join("cursor.tmp");
-        let mut file = File::create(&temporary).map_err(failed("create"))?;
-        file.write_all(&encode(self)).map_err(failed("write"))?;
-        file.sync_all().map_err(failed("sync"))?;
-        fs::rename(&temporary, &path).map_err(failed("rename"))?;
-        // Why: without it a power cut may bring the old name back, or none.
-        File::open(data_dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("sync the folder of"))
+        record::replace(&Self::path(data_dir), &encode(self)).map_err(CursorError::Store)
     }
 
     /// Where a data folder keeps its cursor.
@@ -286,6 +273,7 @@ impl Input<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fs;
 
     fn cursor() -> Cursor {
         Cursor {

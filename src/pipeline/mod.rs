@@ -15,6 +15,7 @@
 //! | `handle.rs` | what others see and may ask |
 //! | `thread.rs` | the thread: connect, ship, rebuild, stop |
 //! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
+//! | `burst.rs` | when what has gathered leaves (pure) |
 //! | `stall.rs` | whether acknowledgements are overdue (pure) |
 //! | `headers.rs` | a record's headers |
 //! | `session/commit.rs` | its transactions, where the delivery wants them |
@@ -24,16 +25,19 @@
 //! | `resume.rs` | cursor and tails → where to go on, or why not (pure) |
 //! | `audit.rs` | is everything in the topic that was published |
 //! | `partition.rs` | key → partition, as Java does (pure) |
+//! | `patience.rs` | how long a look at the topic waits for bytes (pure) |
 //! | `cursor.rs` | the file |
 //! | `producer.rs`, `producer/` | the only door to rdkafka |
 
 mod acks;
 mod audit;
+mod burst;
 pub mod config;
 mod cursor;
 mod handle;
 mod headers;
 mod partition;
+mod patience;
 mod producer;
 mod resume;
 mod rival;

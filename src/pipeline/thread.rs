@@ -3,6 +3,7 @@
 use super::config::{Config, ConfigError, Delivery};
 use super::cursor::Cursor;
 use super::handle::{Counts, PipelineHandle, PipelineState, PipelineStopper, Running, Shared};
+use super::patience::Patience;
 use super::producer::Brokers;
 use super::rival::Known;
 use super::session::{End, Session};
@@ -130,9 +131,7 @@ pub fn start(
         reader: sources.reader,
         clock: sources.clock,
         metrics: sources.metrics,
-        supervisor: sources.supervisor.clone(),
         shared: Arc::clone(&shared),
-        wake: Arc::clone(&wake),
         counts: Counts::default(),
         careful_until: None,
         set_aside: BTreeSet::new(),
@@ -143,6 +142,7 @@ pub fn start(
         known: None,
         stored_at: None,
         doubts: Doubts::default(),
+        patience: Patience::new(Duration::from_millis(config.request_timeout_ms)),
         config,
     };
     // Why it may end: payments go on without Kafka. A panic shows in the state and in the log.
@@ -172,9 +172,7 @@ pub(super) struct Shipper {
     pub(super) ids: IdCipher,
     pub(super) clock: SharedClock,
     pub(super) metrics: Metrics,
-    pub(super) supervisor: Supervisor,
     pub(super) shared: Arc<Shared>,
-    pub(super) wake: Arc<dyn Fn() + Send + Sync>,
     pub(super) counts: Counts,
     /// A record up to here was refused for good within a batch: until then each record is sent alone, which tells
     /// which one it is.
@@ -188,6 +186,8 @@ pub(super) struct Shipper {
     /// When the file was last written (monotonic).
     pub(super) stored_at: Option<Duration>,
     pub(super) doubts: Doubts,
+    /// For fencing, and for reading the tails.
+    pub(super) patience: Patience,
 }
 
 /// What the topic showed at every look since (monotonic), and what is not believed at once.
@@ -195,8 +195,6 @@ pub(super) struct Shipper {
 pub(super) struct Doubts {
     /// It ends before what was acknowledged.
     pub(super) ends_early: Option<Duration>,
-    /// An open transaction hides its end.
-    pub(super) undecided: Option<Duration>,
 }
 
 /// Whether what shows at `now` has shown for `patience_ms`; `since` is kept for the next question.

@@ -121,7 +121,9 @@ impl ToolError {
         match self {
             Self::Config(_) | Self::Usage(_) => Exit::Usage,
             Self::NoJournal { .. } => Exit::NoInput,
-            Self::Recovery(error) | Self::Rebuild(RebuildError::Recovery(error)) => error.into(),
+            Self::Recovery(error)
+            | Self::Rebuild(RebuildError::Recovery(error))
+            | Self::Cursor(CursorError::Store(error)) => error.into(),
             Self::Exists { .. }
             | Self::Rebuild(RebuildError::NotEmpty { .. })
             | Self::Checkpoint(CheckpointError::Folder { .. } | CheckpointError::Version { .. })

@@ -4,6 +4,7 @@ use super::{Brokers, KafkaTrouble, Quiet, cluster_id};
 use crate::clock::SharedClock;
 use crate::journal::{JournalIdentity, Lineage};
 use crate::pipeline::acks::LastAck;
+use crate::pipeline::patience::WAIT_MAX;
 use crate::pipeline::resume::{AtCursor, Found, Tail};
 use crate::types::Sequence;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -38,6 +39,7 @@ pub(in crate::pipeline) struct Scout {
     /// Sees open transactions too. Only asked for ends.
     uncommitted: BaseConsumer<Quiet>,
     ears: Quiet,
+    read_wait: Duration,
 }
 
 impl std::fmt::Debug for Scout {
@@ -98,7 +100,7 @@ struct Ends {
 }
 
 impl Scout {
-    pub(super) fn new(brokers: &Brokers) -> Result<Self, KafkaTrouble> {
+    pub(super) fn new(brokers: &Brokers, read_wait: Duration) -> Result<Self, KafkaTrouble> {
         let mut config = brokers.common.clone();
         // After the operator's own, since looking depends on them. No group is ever joined.
         config
@@ -108,9 +110,11 @@ impl Scout {
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false")
             .set("auto.offset.reset", "earliest")
-            // Little at a time: behind the records looked for may stand thousands that were aborted, and over a slow
-            // line an answer has to come within the socket's time-out.
+            // Little at a time: behind the records looked for may stand thousands that were aborted.
             .set("fetch.message.max.bytes", "16384")
+            // Why so long: a whole batch comes all the same, and an answer that is cut off is asked for again from its
+            // beginning. Questions have times of their own, and `read` knows when to give up.
+            .set("socket.timeout.ms", WAIT_MAX.as_millis().to_string())
             .set("fetch.wait.max.ms", "50");
         let ears = Quiet::default();
         let trouble = |error| KafkaTrouble::new("kafka consumer", error);
@@ -124,6 +128,7 @@ impl Scout {
             consumer,
             uncommitted,
             ears,
+            read_wait,
         })
     }
 
@@ -436,18 +441,21 @@ impl Scout {
         }
         self.consumer.assign(&list).map_err(trouble)?;
         let clock: &SharedClock = &self.brokers.clock;
-        let mut deadline = clock.monotonic() + self.brokers.request_timeout;
+        let mut deadline = clock.monotonic() + self.read_wait;
         let mut last_error = None;
         loop {
             let enough = match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => {
-                    deadline = clock.monotonic() + self.brokers.request_timeout;
+                    deadline = clock.monotonic() + self.read_wait;
                     take(
                         record.partition(),
                         Some((record.offset(), record.payload().unwrap_or(&[]))),
                     )
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => take(partition, None),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    deadline = clock.monotonic() + self.read_wait;
+                    take(partition, None)
+                }
                 Some(Err(error)) => {
                     // librdkafka goes on by itself; should it not, the deadline tells.
                     last_error = Some(error);

@@ -21,14 +21,14 @@ pub(super) fn finality(delivery: Delivery) -> Finality {
 }
 
 /// Fences the predecessors of `link`.
-pub(super) fn fence(ship: &Shipper, link: &Link) -> Result<(), End> {
-    let patience = Duration::from_millis(ship.config.request_timeout_ms);
-    let deadline = ship.clock.monotonic() + patience;
+pub(super) fn fence(ship: &mut Shipper, link: &Link) -> Result<(), End> {
+    let deadline = ship.clock.monotonic() + ship.patience.wait();
     while !link.fence(ANSWER_WAIT)? {
         if ship.drain_is_over() {
             return Err(End::Stopping);
         }
         if ship.clock.monotonic() >= deadline {
+            ship.patience.failed();
             return Err(End::Broken("kafka fencing: no answer".into()));
         }
     }
