@@ -5,11 +5,12 @@
 //! too, since recovery looks for pages there.
 
 use super::store::{Opener, Purpose, Store, StoreFault, StoredPage, data_file};
+use super::wal::RingFile;
 use crate::types::Sequence;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,73 @@ pub(crate) enum Crash {
 #[derive(Debug, Default)]
 pub(crate) struct MemOpener {
     stores: Mutex<HashMap<PathBuf, Arc<MemStore>>>,
+    rings: Mutex<HashMap<PathBuf, Arc<MemRing>>>,
+}
+
+/// The file of a log: what the process sees of it lies on the real disk.
+#[derive(Debug)]
+struct MemRing {
+    path: PathBuf,
+    state: Mutex<RingState>,
+}
+
+#[derive(Clone, Debug)]
+struct RingState {
+    /// What a power cut leaves.
+    durable: Vec<u8>,
+    /// Offset and bytes.
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+/// The least that a disk writes whole.
+const SECTOR_BYTES: usize = 512;
+
+impl RingState {
+    /// Its bytes after `crash`.
+    fn left(mut self, crash: Crash, random: &mut Random) -> Vec<u8> {
+        for (offset, bytes) in self.unsynced {
+            for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                let is_there = match crash {
+                    Crash::Kill => true,
+                    Crash::Cut => false,
+                    Crash::Torn(_) => random.bit(),
+                };
+                let at = offset + number * SECTOR_BYTES;
+                if is_there {
+                    self.durable[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        self.durable
+    }
+}
+
+impl RingFile for MemRing {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        let fault = |error| StoreFault::new("write", error);
+        let mut file = File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(fault)?;
+        file.seek(SeekFrom::Start(offset)).map_err(fault)?;
+        file.write_all(bytes).map_err(fault)?;
+        let offset = usize::try_from(offset).unwrap();
+        assert!(
+            offset + bytes.len() <= state.durable.len(),
+            "behind its end"
+        );
+        state.unsynced.push((offset, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        for (offset, bytes) in std::mem::take(&mut state.unsynced) {
+            state.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
 }
 
 type Pages = BTreeMap<Sequence, Box<[u8]>>;
@@ -81,6 +149,11 @@ impl MemOpener {
     /// The stores below `from` as `crash` leaves them, to be opened below `to`, which is a copy of `from` or the same
     /// folder. Nobody may use the stores of `self` any more if it is the same.
     pub(crate) fn after(&self, crash: Crash, from: &Path, to: &Path) -> Self {
+        // IMPORTANT: the log before the stores, since a process that still runs brings pages from the one to the others.
+        let mut rings = HashMap::new();
+        for (path, ring) in self.rings.lock().iter() {
+            rings.insert(path.clone(), ring.state.lock().clone());
+        }
         let mut left = HashMap::new();
         let mut stores: Vec<_> = self.stores.lock().clone().into_iter().collect();
         stores.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -104,8 +177,15 @@ impl MemOpener {
             };
             left.insert(folder, Arc::new(store));
         }
+        for (path, ring) in rings {
+            let path = to.join(path.strip_prefix(from).unwrap());
+            if path.exists() {
+                fs::write(path, ring.left(crash, &mut random)).unwrap();
+            }
+        }
         Self {
             stores: Mutex::new(left),
+            rings: Mutex::default(),
         }
     }
 }
@@ -155,6 +235,24 @@ impl Opener for MemOpener {
             })
         });
         Ok(Arc::clone(store) as _)
+    }
+
+    fn open_ring(&self, path: &Path) -> Result<Arc<dyn RingFile>, StoreFault> {
+        let durable = fs::read(path).map_err(|error| StoreFault::new("open", error))?;
+        let mut rings = self.rings.lock();
+        let known = rings.get(path);
+        if let Some(ring) = known.filter(|ring| ring.state.lock().durable.len() == durable.len()) {
+            return Ok(Arc::clone(ring) as _);
+        }
+        let ring = Arc::new(MemRing {
+            path: path.into(),
+            state: Mutex::new(RingState {
+                durable,
+                unsynced: Vec::new(),
+            }),
+        });
+        rings.insert(path.into(), Arc::clone(&ring));
+        Ok(ring)
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Stop = 3,
     Lineage = 4,
     BackupEnd = 5,
+    Wal = 6,
 }
 
 /// Why bytes are no record.

@@ -4,10 +4,13 @@
 //! until the recovery has ended well.
 
 use super::guard::{Guard, Lasting, copy_files, remove_folder};
-use super::raw::RawScan;
+use super::page::PageHash;
+use super::raw::{self, RawScan};
 use super::recovery::{Recovery, unreadable};
-use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
+use super::store::{Purpose, Store, StoreFault, Unsynced, data_file, read_anew, settle};
+use super::walk::{self, End};
 use super::{RecoveryError, record};
+use crate::types::Sequence;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -44,7 +47,7 @@ impl Recovery<'_> {
         let raw = if is_clean {
             None
         } else {
-            read_anew(&folder).map_err(RecoveryError::io("sync", &path))?;
+            read_anew(&path).map_err(RecoveryError::io("sync", &path))?;
             let raw = self.scan(&path)?;
             // Only where the volume's base says that the sequence lies there: what a start put back into the volume before
             // is looked for there, once all is open.
@@ -54,6 +57,7 @@ impl Recovery<'_> {
                     .start_of(number, false)?
                     .is_some_and(|start| start.first <= witness.durable)
                 && !raw.has_witnessed()
+                && !self.log.has_witnessed()
             {
                 return Err(RecoveryError::LostTail {
                     volume: number,
@@ -90,6 +94,34 @@ impl Recovery<'_> {
             raw,
             guard,
         })
+    }
+
+    /// Fills the holes of a volume whose settle a cut prevented: of several groups that were drained at once the store may
+    /// show later pages without earlier ones. All of them are in the log still. Whether there was anything to fill in.
+    pub(super) fn redo(
+        &self,
+        volume: &OpenedVolume,
+        link: Option<(Sequence, PageHash)>,
+    ) -> Result<bool, RecoveryError> {
+        let store = volume.store.as_ref();
+        let fault = |fault| unreadable(self.layout, volume.number, fault);
+        let Some(mut end) = walk::whole_end(store, self.identity, link) else {
+            return Ok(false);
+        };
+        let before = end.durable;
+        let mut unsynced = Unsynced::of(store);
+        while let Some(pages) = raw::group_behind(&[&self.log], end.durable, end.hash) {
+            for page in pages {
+                if unsynced.is_sync_due(page.bytes().len()) {
+                    settle(store).map_err(fault)?;
+                }
+                store
+                    .insert(page.header.first, page.bytes())
+                    .map_err(fault)?;
+                end = End::behind(&page);
+            }
+        }
+        Ok(end.durable > before)
     }
 
     fn scan(&self, path: &Path) -> Result<RawScan, RecoveryError> {

@@ -6,7 +6,8 @@ use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
-use super::volume::{VolumeWriter, Volumes};
+use super::volume::{VolumeWriter, Volumes, Written};
+use super::wal::Wal;
 use super::{
     CommitTiming, Config, Entry, Follower, Group, JournalReader, OpenOptions, RecoveryError,
     Settings, StoreError, Witness, record,
@@ -104,8 +105,13 @@ impl Journal {
             currencies: settings.currencies,
             witnesses,
         };
-        let lock = lock.map_or_else(|| Self::lock(config), Ok)?;
-        Self::open_locked(lock, config, options, clock, supervisor).map(Some)
+        // Nothing will be written that is worth a log.
+        let config = Config {
+            wal_bytes: 0,
+            ..config.clone()
+        };
+        let lock = lock.map_or_else(|| Self::lock(&config), Ok)?;
+        Self::open_locked(lock, &config, options, clock, supervisor).map(Some)
     }
 
     /// [`Journal::open`] on other stores than sled's.
@@ -140,6 +146,12 @@ impl Journal {
             fill,
             ..
         } = recovered;
+        let wal = Wal::open(
+            &layout,
+            settings.identity,
+            config.wal_bytes,
+            opener.as_ref(),
+        )?;
         let volume = active.0;
         let length_bytes = active.1.length_bytes().unwrap_or_default();
         let stop_path = layout.stop();
@@ -149,14 +161,17 @@ impl Journal {
             Arc::clone(&clock),
             config,
             starts,
-            Arc::clone(&active.1),
-            ahead,
+            Written {
+                active: active.1,
+                ahead,
+                wal,
+            },
         ));
         let writer = VolumeWriter::start(
             Arc::clone(&volumes),
             Recovered::facts(&settings),
             config,
-            active,
+            volume,
             fill,
             supervisor,
         )
@@ -289,7 +304,7 @@ impl Journal {
             sync += shared.clock.monotonic().saturating_sub(written_at);
             Ok(())
         };
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = Unsynced::of(store.as_ref());
         for (key, page) in self.encoder.pages() {
             // A cut behind a sync within the group leaves an incomplete group, which the next start drops.
             if unsynced.is_sync_due(page.len()) {
