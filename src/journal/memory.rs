@@ -4,6 +4,7 @@
 //! depends on the crash; what was synced stays. Beside it lies a data file with every page ever flushed, removed ones
 //! too, since recovery looks for pages there.
 
+use super::page::Page;
 use super::store::{Opener, Purpose, Store, StoreFault, StoredPage, data_file};
 use super::wal::RingFile;
 use crate::types::Sequence;
@@ -32,6 +33,7 @@ pub(crate) enum Crash {
 pub(crate) struct MemOpener {
     stores: Mutex<HashMap<PathBuf, Arc<MemStore>>>,
     rings: Mutex<HashMap<PathBuf, Arc<MemRing>>>,
+    uses_space_again: bool,
 }
 
 /// The file of a log: what the process sees of it lies on the real disk.
@@ -106,6 +108,7 @@ type Pages = BTreeMap<Sequence, Box<[u8]>>;
 struct MemStore {
     folder: PathBuf,
     state: Mutex<MemState>,
+    uses_space_again: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -146,6 +149,15 @@ impl Change {
 }
 
 impl MemOpener {
+    /// Of stores that show what lies in their data files, and use the space of removed pages again at the next sync: what
+    /// was removed is nowhere any more, but in a copy of the file.
+    pub(crate) fn using_space_again() -> Self {
+        Self {
+            uses_space_again: true,
+            ..Self::default()
+        }
+    }
+
     /// The stores below `from` as `crash` leaves them, to be opened below `to`, which is a copy of `from` or the same
     /// folder. Nobody may use the stores of `self` any more if it is the same.
     pub(crate) fn after(&self, crash: Crash, from: &Path, to: &Path) -> Self {
@@ -156,17 +168,21 @@ impl MemOpener {
         }
         let mut left = HashMap::new();
         let mut stores: Vec<_> = self.stores.lock().clone().into_iter().collect();
-        stores.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // And of the stores the later volumes first: what is seen in one says that those before it are whole.
+        stores.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let stores: Vec<_> = stores
+            .into_iter()
+            .map(|(folder, store)| (folder, store.state.lock().clone()))
+            .collect();
         let mut random = Random(match crash {
             Crash::Torn(seed) => seed,
             Crash::Kill | Crash::Cut => 0,
         });
-        for (folder, store) in stores {
+        for (folder, mut state) in stores.into_iter().rev() {
             let folder = to.join(folder.strip_prefix(from).unwrap());
             if !folder.exists() {
                 continue;
             }
-            let mut state = store.state.lock().clone();
             state.crash(crash, &mut random);
             let file = state.unsynced.iter().flat_map(Change::bytes);
             let file: Vec<u8> = state.file.iter().chain(file).copied().collect();
@@ -174,6 +190,7 @@ impl MemOpener {
             let store = MemStore {
                 folder: folder.clone(),
                 state: Mutex::new(state),
+                uses_space_again: self.uses_space_again,
             };
             left.insert(folder, Arc::new(store));
         }
@@ -186,11 +203,29 @@ impl MemOpener {
         Self {
             stores: Mutex::new(left),
             rings: Mutex::default(),
+            uses_space_again: self.uses_space_again,
         }
     }
 }
 
 impl MemState {
+    /// What a data file shows.
+    fn of(file: Vec<u8>) -> Self {
+        let mut pages = Pages::new();
+        let mut rest = &*file;
+        while let Ok(page) = Page::parse_prefix(rest) {
+            pages.insert(page.header.first, page.bytes().into());
+            rest = &rest[page.bytes().len()..];
+        }
+        assert!(rest.is_empty(), "a store of whole pages");
+        Self {
+            durable: pages.clone(),
+            pages,
+            file,
+            ..Self::default()
+        }
+    }
+
     fn crash(&mut self, crash: Crash, random: &mut Random) {
         match crash {
             Crash::Kill => self.unsynced.truncate(self.flushed),
@@ -232,8 +267,12 @@ impl Opener for MemOpener {
             Arc::new(MemStore {
                 folder: folder.into(),
                 state: Mutex::default(),
+                uses_space_again: self.uses_space_again,
             })
         });
+        if self.uses_space_again {
+            *store.state.lock() = MemState::of(fs::read(path).map_err(fault)?);
+        }
         Ok(Arc::clone(store) as _)
     }
 
@@ -297,6 +336,11 @@ impl Store for MemStore {
         for change in synced {
             state.file.extend_from_slice(change.bytes());
             change.apply(&mut state.durable);
+        }
+        if self.uses_space_again {
+            state.file = state.durable.values().flatten().copied().collect();
+            fs::write(data_file(&self.folder), &state.file)
+                .map_err(|error| StoreFault::new("sync", error))?;
         }
         Ok(())
     }

@@ -3,11 +3,11 @@
 //! Why: the store opens a shortened or damaged file with a shorter tail, or empty, and cuts the file to that. Pages
 //! lie uncut in it, so a scan before the open tells what was there, and gives back a tail that the store lost.
 
-use super::page::{MAGIC, PAGE_BYTES_MAX, Page, PageError, PageHash};
+use super::page::{self, MAGIC, PAGE_BYTES_MAX, Page, PageError, PageHash};
 use super::{Config, JournalIdentity};
 use crate::types::Sequence;
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -23,6 +23,10 @@ const _: () = assert!(
 );
 /// Bytes of kept pages at which the oldest go, down to the bound above.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Damaged pages of which is kept what they follow. Few begin whole and end in something else: those that a write which was
+/// torn left, or that a later one covers in part.
+const DAMAGED_MAX: usize = 1_024;
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ pub(super) struct RawScan {
     newest_format: Option<u16>,
     /// That of a whole page which this program cannot read.
     newer_format: Option<u16>,
+    /// What damaged pages name as the page before them.
+    damaged: Vec<PageHash>,
     has_witnessed: bool,
 }
 
@@ -138,8 +144,17 @@ impl RawScan {
         let page = match Page::parse_prefix(bytes) {
             Ok(page) => page,
             Err(error) => {
-                if let PageError::NewerFormat(found) = error {
-                    self.newer_format = self.newer_format.max(Some(found));
+                match error {
+                    // Its checksum is right: of a version that is garbage nothing follows.
+                    PageError::NewerFormat(found) => {
+                        self.newer_format = self.newer_format.max(Some(found));
+                    }
+                    PageError::Checksum | PageError::Length => {
+                        self.damaged.extend(
+                            page::claimed_link(bytes).filter(|_| self.damaged.len() < DAMAGED_MAX),
+                        );
+                    }
+                    _ => {}
                 }
                 return 1;
             }
@@ -236,6 +251,11 @@ impl RawScan {
         self.newest_group
     }
 
+    /// Whether something begins like the page behind a journal that ends at `end` with `hash`, whole or not.
+    pub(super) fn has_remnant_behind(&self, end: Sequence, hash: PageHash) -> bool {
+        self.damaged.contains(&hash) || !self.pages_behind(end, hash).is_empty()
+    }
+
     /// Pages that begin right behind `end` and name `hash` as that of the page before.
     fn pages_behind(&self, end: Sequence, hash: PageHash) -> Vec<Page<'_>> {
         let next = end.next();
@@ -261,16 +281,20 @@ pub(super) fn group_behind<'s>(
     end: Sequence,
     hash: PageHash,
 ) -> Option<Vec<Page<'s>>> {
-    let pages_behind = |end, hash| -> Vec<Page<'s>> {
+    // A page lies in several scans, or was led nowhere before: each is tried once, or an incomplete group of n pages in two
+    // scans would take 2ⁿ steps.
+    let mut seen: HashSet<PageHash, RandomState> = HashSet::default();
+    let mut pages_behind = |end, hash| -> Vec<(Page<'s>, PageHash)> {
         let found = scans.iter().flat_map(|scan| scan.pages_behind(end, hash));
-        found.collect()
+        let found = found.map(|page| (page, page.hash()));
+        found.filter(|(_, hash)| seen.insert(*hash)).collect()
     };
     // Each page that fits is tried: one of a group that was dropped fits as well as its successor's, up to where it
     // leads nowhere.
     let mut chosen: Vec<Page<'s>> = Vec::new();
     let mut untried = vec![pages_behind(end, hash)];
     while let Some(candidates) = untried.last_mut() {
-        let Some(page) = candidates.pop() else {
+        let Some((page, page_hash)) = candidates.pop() else {
             untried.pop();
             chosen.pop();
             continue;
@@ -288,7 +312,7 @@ pub(super) fn group_behind<'s>(
         if is_last {
             return Some(chosen);
         }
-        untried.push(pages_behind(header.last, page.hash()));
+        untried.push(pages_behind(header.last, page_hash));
     }
     None
 }

@@ -270,7 +270,9 @@ fn refuse_pages(layout: &Layout) -> Result<(), RecoveryError> {
     Ok(())
 }
 
-/// What lies in the write-ahead log, of which anything may be what the stores lack.
+/// What lies in the write-ahead log, of which anything may be what the stores lack. Behind a clean stop nothing is, and a
+/// log that is damaged is given up here: before `stop` goes, so that a kill before it is made anew leaves no damaged one
+/// that seems to be needed.
 fn read_log(
     layout: &Layout,
     identity: JournalIdentity,
@@ -282,6 +284,7 @@ fn read_log(
         // Nothing was in it alone when the journal was closed.
         Err(RecoveryError::CorruptRecord { reason, .. }) if is_stopped => {
             tracing::warn!(reason, "the write-ahead log is made anew");
+            Facts::tell_none(layout, identity)?;
             return Ok(RawScan::default());
         }
         facts => facts?,
@@ -295,15 +298,15 @@ fn read_log(
         }
         None => {
             // A kill while it was made leaves an empty one.
-            if RawScan::any_format(&path)
-                .map_err(RecoveryError::io("read", &path))?
-                .is_some()
-                && !is_stopped
-            {
+            let any = RawScan::any_format(&path).map_err(RecoveryError::io("read", &path))?;
+            if any.is_some() && !is_stopped {
                 return Err(RecoveryError::CorruptRecord {
                     path: layout.wal_facts(),
                     reason: "it is missing, but the write-ahead log beside it holds pages",
                 });
+            }
+            if any.is_some() {
+                Facts::tell_none(layout, identity)?;
             }
             RawScan::default()
         }
@@ -332,7 +335,7 @@ fn adopt(
     let currencies = merge_currencies(&settings.currencies, &options.currencies)?;
     if currencies != settings.currencies {
         settings.currencies = currencies;
-        record::replace(&layout.settings(), &settings.to_bytes())?;
+        settings.replace(&layout.settings())?;
     }
     Ok(settings)
 }
@@ -420,11 +423,16 @@ impl Recovery<'_> {
             let expected = self.start_of(number, is_oldest)?;
             let link = expected.map(Start::link);
             let walk = match self.walk(number, volume.store.as_ref(), link) {
-                Err(fault) if self.redo(&volume, link)? => {
-                    tracing::info!(%fault, "filled in from the log what a cut kept from the store");
-                    self.walk(number, volume.store.as_ref(), link)?
+                // Of a volume that has nothing else, the volume before takes the group.
+                Ok(walk) if walk.partial.is_empty() || walk.pages == 0 => walk,
+                // IMPORTANT: before the incomplete group goes. The rest of it may be in the log, and then it was acknowledged.
+                found => {
+                    if self.redo(&volume, &empty, link)? {
+                        self.walk(number, volume.store.as_ref(), link)?
+                    } else {
+                        found?
+                    }
                 }
-                walk => walk?,
             };
             self.drop_partial(number, volume.store.as_ref(), &walk.partial)?;
             if walk.pages > 0 || is_oldest {
@@ -578,9 +586,10 @@ impl Recovery<'_> {
     ) -> Result<(), RecoveryError> {
         // The log with the files: a group may lie in them in part, and in the log for the rest.
         let files = std::iter::once(active).chain(empty);
-        let files = files.filter_map(|volume| {
+        let files = files.flat_map(|volume| {
             let path = self.layout.data_file(volume.number);
-            Some((volume.number, path, volume.raw.as_ref()?))
+            let scans = volume.scans();
+            scans.map(move |scan| (volume.number, path.clone(), scan))
         });
         let log = (active.number, self.layout.wal(), &self.log);
         let scans: Vec<(u64, PathBuf, &RawScan)> = files.chain([log]).collect();
@@ -609,6 +618,12 @@ impl Recovery<'_> {
             tracing::info!(
                 from = %first_lost, to = %walk.end.durable,
                 "put back into the store what lay in the log or lost in the data file"
+            );
+        }
+        if self.log.has_remnant_behind(walk.end.durable, walk.end.hash) {
+            tracing::warn!(
+                behind = %walk.end.durable,
+                "dropping an incomplete last group in the log: a write that did not end, or damage to it"
             );
         }
         for (volume, path, raw) in scans {

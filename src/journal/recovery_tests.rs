@@ -814,12 +814,12 @@ fn damaged_newer_and_missing_records_are_named() {
             other => panic!("{other}"),
         }
         let mut newer = bytes[..bytes.len() - 4].to_vec();
-        newer[10] = 2;
+        newer[10] = 9;
         newer.extend_from_slice(&crc32fast::hash(&newer).to_le_bytes());
         fs::write(&path, &newer).unwrap();
         assert!(matches!(
             folder.refusal(),
-            RecoveryError::NewerFormat { found: 2, .. }
+            RecoveryError::NewerFormat { found: 9, .. }
         ));
         fs::write(&path, bytes).unwrap();
     }

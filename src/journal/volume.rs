@@ -218,6 +218,11 @@ impl Volumes {
         self.wal.as_ref().map_or(0, |wal| wal.undrained_bytes())
     }
 
+    /// Whether the log failed.
+    pub(crate) fn has_log_failed(&self) -> bool {
+        self.wal.as_ref().is_some_and(|wal| wal.has_failed())
+    }
+
     /// First sequence that can be read.
     pub(crate) fn oldest(&self) -> Sequence {
         self.current
@@ -230,6 +235,12 @@ impl Volumes {
     /// All volumes, oldest first.
     pub(crate) fn starts(&self) -> Vec<VolumeStart> {
         self.current.read().starts.clone()
+    }
+
+    /// Whether the next volume can be gone to.
+    #[cfg(test)]
+    pub(crate) fn is_next_ready(&self) -> bool {
+        self.ahead.lock().is_some()
     }
 
     /// Closed volumes that stand open now.

@@ -40,12 +40,13 @@ pub(crate) use file::{RingFile, open_ring};
 
 use super::store::{Opener, Store, StoreFault, StoredPage, UNSYNCED_BYTES_MAX};
 use super::volume::Layout;
-use super::{JournalIdentity, RecoveryError};
+use super::{RecoveryError, Settings};
 use crate::types::Sequence;
 use file::prepare;
 use parking_lot::{Condvar, Mutex};
 use ring::{BLOCK_BYTES, Ring};
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -118,17 +119,30 @@ impl State {
 
 impl Wal {
     /// Opens the log of a journal whose stores lack nothing of what is in it; makes it where there is none of that size.
-    /// `None` for a size of 0: what is there stays as it is, and is of no use.
+    /// `None` for a size of 0, and where the disk has no room for one: what is there stays as it is, and is of no use.
+    /// `settings` tell from here on whether programs that know of no log may open the folder.
     pub(super) fn open(
         layout: &Layout,
-        identity: JournalIdentity,
+        settings: &Settings,
         size_bytes: u64,
         opener: &dyn Opener,
     ) -> Result<Option<Arc<Self>>, RecoveryError> {
         if size_bytes == 0 {
+            settings.allow_older(&layout.settings());
             return Ok(None);
         }
-        let size_bytes = prepare(layout, identity, size_bytes)?;
+        let prepared = prepare(layout, settings.identity, size_bytes).and_then(|size_bytes| {
+            settings.refuse_older(&layout.settings())?;
+            Ok(size_bytes)
+        });
+        let size_bytes = match prepared {
+            Err(error) if is_without_room(&error) => {
+                tracing::warn!(%error, "going on without a write-ahead log: each group goes to its volume at once");
+                settings.allow_older(&layout.settings());
+                return Ok(None);
+            }
+            prepared => prepared?,
+        };
         let path = layout.wal();
         let file = opener.open_ring(&path).map_err(|fault| {
             RecoveryError::io("open", &path)(std::io::Error::other(fault.to_string()))
@@ -293,11 +307,27 @@ impl Wal {
         failure
     }
 
+    /// Whether the log or its draining failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.lock().failure.is_some()
+    }
+
     /// Tells the thread that drains to end where it is.
     fn end(&self) {
         self.state.lock().is_ending = true;
         self.changed.notify_all();
     }
+}
+
+/// Whether the disk, or a limit of it, has no room for a file.
+fn is_without_room(error: &RecoveryError) -> bool {
+    let RecoveryError::Io { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
 /// A store whose newest pages are in the log.
@@ -398,3 +428,7 @@ impl Store for LoggedStore {
 #[cfg(test)]
 #[path = "wal/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "wal/crash_tests.rs"]
+mod crash_tests;

@@ -33,6 +33,7 @@ pub struct Journal {
     head_hash: PageHash,
     timing: CommitTiming,
     stop_path: std::path::PathBuf,
+    settings_path: std::path::PathBuf,
     /// Set for good by the first failure, and while a commit is under way: a panic in one leaves it set.
     poison: Option<StoreError>,
 }
@@ -146,15 +147,10 @@ impl Journal {
             fill,
             ..
         } = recovered;
-        let wal = Wal::open(
-            &layout,
-            settings.identity,
-            config.wal_bytes,
-            opener.as_ref(),
-        )?;
+        let wal = Wal::open(&layout, &settings, config.wal_bytes, opener.as_ref())?;
         let volume = active.0;
         let length_bytes = active.1.length_bytes().unwrap_or_default();
-        let stop_path = layout.stop();
+        let (stop_path, settings_path) = (layout.stop(), layout.settings());
         let volumes = Arc::new(Volumes::new(
             layout,
             opener,
@@ -211,6 +207,7 @@ impl Journal {
             head_hash: recovered.head_hash,
             timing: CommitTiming::default(),
             stop_path,
+            settings_path,
             poison: None,
         })
     }
@@ -360,6 +357,7 @@ impl Journal {
             volumes,
             feed,
             stop_path,
+            settings_path,
             poison,
             ..
         } = self;
@@ -379,6 +377,8 @@ impl Journal {
         };
         record::replace(&stop_path, &witness.to_bytes())
             .map_err(|error| failed(error.to_string().into()))?;
+        // Behind the drain of the log: the volumes have everything.
+        shared.settings.allow_older(&settings_path);
         drop(feed);
         Ok(())
     }

@@ -20,16 +20,20 @@ pub(crate) struct Drainer {
 }
 
 impl Drainer {
-    /// Starts the thread. After a failure of it the next commit fails, as if the store itself had refused it.
+    /// Starts the thread. A failure of it stops the process, and the next commit fails, as if the store itself had refused
+    /// it.
     pub(crate) fn start(wal: Arc<Wal>, supervisor: &Supervisor) -> std::io::Result<Self> {
         let drained = Arc::clone(&wal);
+        let failing = supervisor.clone();
         let worker = supervisor.spawn_thread("journal-drain", OnExit::Continue, move || {
             let mut guard = PanicGuard {
                 wal: &drained,
+                supervisor: &failing,
                 is_over: false,
             };
             if let Err(fault) = work(&drained) {
                 tracing::error!(%fault, "the journal's log cannot be drained");
+                failing.fail(&format!("the journal's log cannot be drained: {fault}"));
             }
             guard.is_over = true;
         })?;
@@ -57,6 +61,7 @@ impl Drop for Drainer {
 /// A panic poisons the log like any failure.
 struct PanicGuard<'w> {
     wal: &'w Wal,
+    supervisor: &'w Supervisor,
     is_over: bool,
 }
 
@@ -64,7 +69,9 @@ impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             let fault = StoreFault::new("drain", "the thread that drains the log panicked");
+            let reason = format!("the journal's log cannot be drained: {fault}");
             self.wal.fail(fault);
+            self.supervisor.fail(&reason);
         }
     }
 }

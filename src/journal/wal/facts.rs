@@ -30,6 +30,23 @@ impl Facts {
         })
     }
 
+    /// Writes these facts down.
+    pub(crate) fn tell(self, layout: &Layout) -> Result<(), RecoveryError> {
+        record::replace(&layout.wal_facts(), &self.to_bytes())
+    }
+
+    /// Writes down that the journal has no ring, and that a file of its name means nothing.
+    pub(crate) fn tell_none(
+        layout: &Layout,
+        identity: JournalIdentity,
+    ) -> Result<(), RecoveryError> {
+        let none = Self {
+            journal_id: identity.journal_id,
+            size_bytes: 0,
+        };
+        none.tell(layout)
+    }
+
     /// The facts of the journal's ring, which is there and as long as it was made; `None` where none was ever made.
     pub(crate) fn read(
         layout: &Layout,

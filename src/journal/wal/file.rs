@@ -67,18 +67,15 @@ pub(super) fn prepare(
     if found == size_bytes {
         return Ok(size_bytes);
     }
-    let tell = |size_bytes| {
-        let facts = Facts {
-            journal_id: identity.journal_id,
-            size_bytes,
-        };
-        record::replace(&layout.wal_facts(), &facts.to_bytes())
-    };
     let path = layout.wal();
     // First, so that a kill leaves no record of a ring that is gone or of another length.
-    tell(0)?;
+    Facts::tell_none(layout, identity)?;
     fill(&path, size_bytes)?;
-    tell(size_bytes)?;
+    let facts = Facts {
+        journal_id: identity.journal_id,
+        size_bytes,
+    };
+    facts.tell(layout)?;
     Ok(size_bytes)
 }
 
@@ -102,7 +99,11 @@ fn fill(path: &Path, size_bytes: u64) -> Result<(), RecoveryError> {
         }
         file.sync_all()
     };
-    filled().map_err(RecoveryError::io("write", &temporary))?;
+    if let Err(error) = filled() {
+        // It may be what fills the disk.
+        let _stays = fs::remove_file(&temporary);
+        return Err(RecoveryError::io("write", &temporary)(error));
+    }
     fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))?;
     record::sync_parent(path)
 }

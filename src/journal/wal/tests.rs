@@ -16,36 +16,36 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-const BLOCK: u64 = 4_096;
+pub(super) const BLOCK: u64 = 4_096;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A journal whose log has room for so many blocks.
-fn logged(folder: &Path, blocks: u64) -> Config {
+pub(super) fn logged(folder: &Path, blocks: u64) -> Config {
     Config {
         wal_bytes: blocks * BLOCK,
         ..Config::new(folder)
     }
 }
 
-fn planned(inner: Arc<dyn Opener>) -> (Arc<dyn Opener>, Arc<Plan>) {
+pub(super) fn planned(inner: Arc<dyn Opener>) -> (Arc<dyn Opener>, Arc<Plan>) {
     let plan = Arc::new(Plan::default());
     let opener = FaultyOpener::new(inner, Arc::clone(&plan));
     (Arc::new(opener), plan)
 }
 
 /// A journal whose pages stay in the log: the thread that drains it stands still at its first call.
-fn undrained(config: &Config, opener: Arc<dyn Opener>) -> (Journal, Arc<Plan>) {
+pub(super) fn undrained(config: &Config, opener: Arc<dyn Opener>) -> (Journal, Arc<Plan>) {
     let (opener, plan) = planned(opener);
     plan.arm(Lane::Drain, 1, Fault::Freeze);
     (open_with(config, &options(), opener).unwrap(), plan)
 }
 
-fn ring(folder: &Path) -> Vec<u8> {
+pub(super) fn ring(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("wal")).unwrap()
 }
 
 #[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let clock = SystemClock::new();
     while !is_so() {
         assert!(clock.monotonic() < PATIENCE, "not in time: {what}");
