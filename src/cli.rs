@@ -256,6 +256,9 @@ pub struct Settings {
     /// Longest wait of a commit for further commands, while more callers were there lately than it has commands of; 0: none
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Disk")]
     pub group_wait_us: Option<u64>,
+    /// Length of the write-ahead log, at most 32 MiB; 0 goes without
+    #[arg(long, value_name = "BYTES", help_heading = "Disk")]
+    pub wal_bytes: Option<u64>,
     /// Pause between two rounds of checkpoints; a start replays what came in since the last one
     #[arg(long, value_name = "MS", help_heading = "Disk")]
     pub checkpoint_interval_ms: Option<u64>,
@@ -401,6 +404,7 @@ impl Settings {
             ws_queue_bytes_max,
             volume_bytes_max,
             group_wait_us,
+            wal_bytes,
             checkpoint_interval_ms,
             checkpoint_pace_ms,
             sync_stalled_ms,
@@ -735,7 +739,7 @@ mod tests {
     }
 
     /// One value for each setting, so that a new one cannot be forgotten in a layer.
-    const EACH_SETTING: [(&str, &str, &str); 53] = [
+    const EACH_SETTING: [(&str, &str, &str); 54] = [
         ("listen", "127.0.0.1:7000", r#""127.0.0.1:7000""#),
         ("port", "7000", "7000"),
         ("data-dir", "/d", r#""/d""#),
@@ -786,6 +790,7 @@ mod tests {
         ("ws-queue-bytes-max", "3", "3"),
         ("volume-bytes-max", "3", "3"),
         ("group-wait-us", "3", "3"),
+        ("wal-bytes", "3", "3"),
         ("checkpoint-interval-ms", "3", "3"),
         ("checkpoint-pace-ms", "3", "3"),
         ("sync-stalled-ms", "3", "3"),

@@ -309,6 +309,12 @@ fn journal(settings: &Settings, data_dir: &Path) -> Result<journal::Config, Conf
             default.volume_bytes_max,
             1 << 20..=1 << 34,
         )?,
+        wal_bytes: within(
+            "wal-bytes",
+            settings.wal_bytes,
+            default.wal_bytes,
+            0..=journal::Config::WAL_BYTES_MAX,
+        )?,
         ..default
     })
 }
@@ -696,6 +702,7 @@ pub(crate) fn default_text(id: &str) -> Option<String> {
         "ws_write_within_ms" => ws.write_within_ms.to_string(),
         "volume_bytes_max" => journal.volume_bytes_max.to_string(),
         "group_wait_us" => ledger.group_wait_us.to_string(),
+        "wal_bytes" => journal.wal_bytes.to_string(),
         "checkpoint_interval_ms" => ledger.checkpoint_interval_ms.to_string(),
         "checkpoint_pace_ms" => ledger.checkpoint_pace_ms.to_string(),
         "sync_stalled_ms" => ledger.sync_stalled_ms.to_string(),

@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_millis(500);
 const RESERVE_DIVISOR: u64 = 20;
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
+/// Bytes that a byte of pages in the write-ahead log may still take on the disk, once it is drained.
+const WRITTEN_FOR_A_LOGGED_BYTE: u64 = 4;
+
 /// How much is free on the disk of the data folder.
 #[derive(Debug)]
 pub(super) struct DiskSpace {
@@ -96,7 +99,12 @@ impl DiskSpace {
         ledger.set_room(match self.reserve_bytes() {
             0 => u64::MAX,
             _ if self.is_full() => 0,
-            reserve_bytes => self.free_bytes().saturating_sub(reserve_bytes),
+            reserve_bytes => {
+                let logged = self.reader.undrained_bytes();
+                let to_come = logged.saturating_mul(WRITTEN_FOR_A_LOGGED_BYTE);
+                let kept = reserve_bytes.saturating_add(to_come);
+                self.free_bytes().saturating_sub(kept)
+            }
         });
     }
 }

@@ -47,7 +47,12 @@ impl Probes {
 
     /// Whether the journal failed or its sync hangs.
     pub(super) fn disk_failed(&self) -> bool {
-        self.reader.sync_age() >= self.sync_dead || self.ledger.has_failed()
+        self.reader.sync_age() >= self.sync_dead || self.has_journal_failed()
+    }
+
+    /// By a commit, or behind those, when the log is brought into the volumes.
+    fn has_journal_failed(&self) -> bool {
+        self.ledger.has_failed() || self.reader.has_log_failed()
     }
 
     fn gauges(&self) -> Gauges {
@@ -89,7 +94,7 @@ impl Probes {
 
     fn components(&self) -> Components {
         let age = self.reader.sync_age();
-        let journal = if self.ledger.has_failed() {
+        let journal = if self.has_journal_failed() {
             Health::Failed("the journal failed; the process is ending".into())
         } else if age >= self.sync_stalled {
             Health::Failed(format!(

@@ -13,6 +13,10 @@ pub struct Config {
     /// Pages after which the journal goes to its next volume, whatever their size. Default 500,000: dropping a volume
     /// frees one allocation a page.
     pub volume_pages_max: u64,
+    /// Length of the write-ahead log, in bytes; rounded down to 4 KiB, at most [`Config::WAL_BYTES_MAX`]. 0: none, each
+    /// group goes to its volume at once. Default 8 MiB: some tenths of a second of the fastest load, which the stores may
+    /// fall behind. What waits in it is in memory, too.
+    pub wal_bytes: u64,
     /// Closed volumes that stay open for readers. Default 3: a much-read one becomes wholly resident (~185 MiB).
     pub closed_volumes_open_max: usize,
     /// After how long without a read a closed volume is closed, in milliseconds. Default 10,000.
@@ -22,12 +26,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Longest write-ahead log: a start keeps so much of the newest pages in hand.
+    pub const WAL_BYTES_MAX: u64 = 32 << 20;
+
     /// The defaults, in `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             volume_bytes_max: 256 << 20,
             volume_pages_max: 500_000,
+            wal_bytes: 8 << 20,
             closed_volumes_open_max: 3,
             closed_volume_idle_ms: 10_000,
             volume_lock_wait_ms: 5_000,

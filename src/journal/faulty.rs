@@ -1,9 +1,11 @@
 //! Stores that fail at the n-th call, as told: for tests of what stands above a store.
 //!
-//! A [`Plan`] counts the calls of a journal's stores in two lanes, the writing end with its recovery and the thread that
-//! opens volumes in the background, since only within one lane does the order of calls repeat from run to run.
+//! A [`Plan`] counts the calls of a journal's stores and of its log in three lanes, the writing end with its recovery, the
+//! thread that drains the log, and the one that opens volumes in the background, since only within one lane does the
+//! order of calls repeat from run to run.
 
 use super::store::{Opener, Purpose, Store, StoreFault, StoredPage};
+use super::wal::RingFile;
 use crate::types::Sequence;
 use parking_lot::{Condvar, Mutex};
 use std::cell::Cell;
@@ -16,6 +18,8 @@ use std::time::Duration;
 pub(crate) enum Lane {
     /// Recovery, the thread that commits, and the close.
     Writer,
+    /// The thread which brings pages from the log into their stores.
+    Drain,
     /// The thread which opens volumes ahead and again.
     Background,
 }
@@ -39,7 +43,7 @@ pub(crate) enum Fault {
 const SLOW: Duration = Duration::from_millis(5);
 
 /// What happens to a journal's stores, and when. Once a fault came, every later call fails as well: those of its lane,
-/// and those of the background if it was the writer's.
+/// and those of the others if it was the writer's.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     state: Mutex<State>,
@@ -49,7 +53,10 @@ pub(crate) struct Plan {
 #[derive(Debug, Default)]
 struct State {
     writer: LaneState,
+    drain: LaneState,
     background: LaneState,
+    /// Calls that do their work just now.
+    working: u64,
     /// Whether the writer's syncs wait.
     is_gate_closed: bool,
     is_at_gate: bool,
@@ -64,10 +71,16 @@ struct LaneState {
     is_dead: bool,
 }
 
+impl Lane {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Writer, Self::Drain, Self::Background];
+}
+
 impl State {
     const fn lane(&mut self, lane: Lane) -> &mut LaneState {
         match lane {
             Lane::Writer => &mut self.writer,
+            Lane::Drain => &mut self.drain,
             Lane::Background => &mut self.background,
         }
     }
@@ -91,6 +104,7 @@ fn lane() -> Option<Lane> {
     match thread.name() {
         _ if UNOBSERVED.get() => None,
         Some("journal-volumes") => Some(Lane::Background),
+        Some("journal-drain") => Some(Lane::Drain),
         Some(name) if name.starts_with("tokio") => None,
         _ => Some(Lane::Writer),
     }
@@ -107,7 +121,7 @@ impl Plan {
     /// Takes everything back: calls are only counted.
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
-        for lane in [Lane::Writer, Lane::Background] {
+        for lane in Lane::ALL {
             let calls = state.lane(lane).calls;
             *state.lane(lane) = LaneState {
                 calls,
@@ -153,7 +167,7 @@ impl Plan {
     /// Lets calls that stand still go on and do their work, as if nothing had been.
     pub(crate) fn thaw(&self) {
         let mut state = self.state.lock();
-        for lane in [Lane::Writer, Lane::Background] {
+        for lane in Lane::ALL {
             state.lane(lane).is_frozen = false;
             state.lane(lane).has_fired = false;
         }
@@ -164,13 +178,21 @@ impl Plan {
     /// The process is gone: calls that stand still fail, and every later one does.
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
-        for lane in [Lane::Writer, Lane::Background] {
+        for lane in Lane::ALL {
             state.lane(lane).is_dead = true;
             state.lane(lane).is_frozen = false;
         }
         state.is_gate_closed = false;
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// [`Plan::end`], and waits until nothing is written any more.
+    pub(crate) fn end_and_wait(&self) {
+        self.end();
+        let mut state = self.state.lock();
+        self.changed
+            .wait_while(&mut state, |state| state.working > 0);
     }
 
     fn call<T>(
@@ -180,6 +202,12 @@ impl Plan {
     ) -> Result<T, StoreFault> {
         let Some(lane) = lane() else {
             return work();
+        };
+        let work = || {
+            let working = Working::of(self);
+            let done = work();
+            drop(working);
+            done
         };
         let told = || Err(StoreFault::new(stage, "told to fail"));
         let mut lanes = self.state.lock();
@@ -218,6 +246,7 @@ impl Plan {
         here.is_dead = true;
         if lane == Lane::Writer {
             lanes.background.is_dead = true;
+            lanes.drain.is_dead = true;
         }
         drop(lanes);
         match fault {
@@ -225,6 +254,23 @@ impl Plan {
             Fault::Panic => panic!("told to panic at {stage}"),
             Fault::Fail | Fault::Slow | Fault::Freeze => told(),
         }
+    }
+}
+
+/// A call that does its work.
+struct Working<'p>(&'p Plan);
+
+impl<'p> Working<'p> {
+    fn of(plan: &'p Plan) -> Self {
+        plan.state.lock().working += 1;
+        Self(plan)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().working -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -255,6 +301,31 @@ impl Opener for FaultyOpener {
             inner,
             plan: Arc::clone(&self.plan),
         }))
+    }
+
+    fn open_ring(&self, path: &Path) -> Result<Arc<dyn RingFile>, StoreFault> {
+        let inner = self.plan.call("open", || self.inner.open_ring(path))?;
+        Ok(Arc::new(FaultyRing {
+            inner,
+            plan: Arc::clone(&self.plan),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyRing {
+    inner: Arc<dyn RingFile>,
+    plan: Arc<Plan>,
+}
+
+impl RingFile for FaultyRing {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreFault> {
+        self.plan
+            .call("write", || self.inner.write_at(bytes, offset))
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        self.plan.call("sync", || self.inner.sync())
     }
 }
 

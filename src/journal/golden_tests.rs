@@ -3,8 +3,10 @@
 
 use super::codec::{Encoder, Entries};
 use super::page::{NO_PAGE, Page};
+use super::record::{self, Kind};
 use super::settings::Base;
 use super::testing::{ID_KEY, TIME, cipher, every_kind, golden_journal, identity, transfers};
+use super::wal::Facts;
 use super::{
     BackupError, BackupParser, Config, Entry, JournalIdentity, Lineage, Piece, Rebuild, Settings,
     Witness,
@@ -17,10 +19,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 fn path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "v1", name]
+    // Of the second version there is one file.
+    let version = if name == LOGGED { "v2" } else { "v1" };
+    let name = if name == LOGGED { "settings" } else { name };
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", version, name]
         .iter()
         .collect()
 }
+
+/// The settings while the write-ahead log may hold more than the volumes.
+const LOGGED: &str = "settings-2";
 
 #[track_caller]
 fn golden(name: &str) -> Vec<u8> {
@@ -49,6 +57,13 @@ fn settings() -> Settings {
         id_key: ID_KEY,
         dev: true,
         currencies: Currencies::default(),
+    }
+}
+
+fn facts() -> Facts {
+    Facts {
+        journal_id: identity().journal_id,
+        size_bytes: 8 << 20,
     }
 }
 
@@ -154,6 +169,19 @@ fn settings_of_version_1_are_read_and_written_the_same() {
 }
 
 #[test]
+fn settings_of_version_2_are_read_and_written_the_same() {
+    assert_eq!(Settings::read(&path(LOGGED)).unwrap(), Some(settings()));
+    assert_same_bytes(LOGGED, &settings().to_logged_bytes());
+}
+
+#[test]
+fn facts_of_a_log_of_version_1_are_read_and_written_the_same() {
+    let read = record::read(Kind::Wal, &path("wal-facts"), Facts::parse);
+    assert_eq!(read.unwrap(), Some(facts()));
+    assert_same_bytes("wal-facts", &facts().to_bytes());
+}
+
+#[test]
 fn bases_of_version_1_are_read_and_written_the_same() {
     assert_eq!(Base::read(&path("base")).unwrap(), Some(base()));
     assert_same_bytes("base", &base().to_bytes());
@@ -215,6 +243,8 @@ fn make_missing_golden_files() {
     let (pages, _) = pages();
     let mut files = vec![
         ("settings".to_owned(), settings().to_bytes()),
+        (LOGGED.to_owned(), settings().to_logged_bytes()),
+        ("wal-facts".to_owned(), facts().to_bytes()),
         ("base".to_owned(), base().to_bytes()),
         ("stop".to_owned(), witness().to_bytes()),
         ("lineage".to_owned(), lineage().to_bytes()),
@@ -226,7 +256,9 @@ fn make_missing_golden_files() {
             .zip(pages)
             .map(|(number, page)| (format!("page-{number}"), page)),
     );
-    fs::create_dir_all(path("")).unwrap();
+    for name in ["settings", LOGGED] {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+    }
     for (name, bytes) in files {
         if !path(&name).exists() {
             fs::write(path(&name), bytes).unwrap();

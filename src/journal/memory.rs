@@ -4,12 +4,14 @@
 //! depends on the crash; what was synced stays. Beside it lies a data file with every page ever flushed, removed ones
 //! too, since recovery looks for pages there.
 
+use super::page::Page;
 use super::store::{Opener, Purpose, Store, StoreFault, StoredPage, data_file};
+use super::wal::RingFile;
 use crate::types::Sequence;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,74 @@ pub(crate) enum Crash {
 #[derive(Debug, Default)]
 pub(crate) struct MemOpener {
     stores: Mutex<HashMap<PathBuf, Arc<MemStore>>>,
+    rings: Mutex<HashMap<PathBuf, Arc<MemRing>>>,
+    uses_space_again: bool,
+}
+
+/// The file of a log: what the process sees of it lies on the real disk.
+#[derive(Debug)]
+struct MemRing {
+    path: PathBuf,
+    state: Mutex<RingState>,
+}
+
+#[derive(Clone, Debug)]
+struct RingState {
+    /// What a power cut leaves.
+    durable: Vec<u8>,
+    /// Offset and bytes.
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+/// The least that a disk writes whole.
+const SECTOR_BYTES: usize = 512;
+
+impl RingState {
+    /// Its bytes after `crash`.
+    fn left(mut self, crash: Crash, random: &mut Random) -> Vec<u8> {
+        for (offset, bytes) in self.unsynced {
+            for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                let is_there = match crash {
+                    Crash::Kill => true,
+                    Crash::Cut => false,
+                    Crash::Torn(_) => random.bit(),
+                };
+                let at = offset + number * SECTOR_BYTES;
+                if is_there {
+                    self.durable[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        self.durable
+    }
+}
+
+impl RingFile for MemRing {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        let fault = |error| StoreFault::new("write", error);
+        let mut file = File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(fault)?;
+        file.seek(SeekFrom::Start(offset)).map_err(fault)?;
+        file.write_all(bytes).map_err(fault)?;
+        let offset = usize::try_from(offset).unwrap();
+        assert!(
+            offset + bytes.len() <= state.durable.len(),
+            "behind its end"
+        );
+        state.unsynced.push((offset, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreFault> {
+        let mut state = self.state.lock();
+        for (offset, bytes) in std::mem::take(&mut state.unsynced) {
+            state.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
 }
 
 type Pages = BTreeMap<Sequence, Box<[u8]>>;
@@ -38,6 +108,7 @@ type Pages = BTreeMap<Sequence, Box<[u8]>>;
 struct MemStore {
     folder: PathBuf,
     state: Mutex<MemState>,
+    uses_space_again: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -78,22 +149,40 @@ impl Change {
 }
 
 impl MemOpener {
+    /// Of stores that show what lies in their data files, and use the space of removed pages again at the next sync: what
+    /// was removed is nowhere any more, but in a copy of the file.
+    pub(crate) fn using_space_again() -> Self {
+        Self {
+            uses_space_again: true,
+            ..Self::default()
+        }
+    }
+
     /// The stores below `from` as `crash` leaves them, to be opened below `to`, which is a copy of `from` or the same
     /// folder. Nobody may use the stores of `self` any more if it is the same.
     pub(crate) fn after(&self, crash: Crash, from: &Path, to: &Path) -> Self {
+        // IMPORTANT: the log before the stores, since a process that still runs brings pages from the one to the others.
+        let mut rings = HashMap::new();
+        for (path, ring) in self.rings.lock().iter() {
+            rings.insert(path.clone(), ring.state.lock().clone());
+        }
         let mut left = HashMap::new();
         let mut stores: Vec<_> = self.stores.lock().clone().into_iter().collect();
-        stores.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // And of the stores the later volumes first: what is seen in one says that those before it are whole.
+        stores.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let stores: Vec<_> = stores
+            .into_iter()
+            .map(|(folder, store)| (folder, store.state.lock().clone()))
+            .collect();
         let mut random = Random(match crash {
             Crash::Torn(seed) => seed,
             Crash::Kill | Crash::Cut => 0,
         });
-        for (folder, store) in stores {
+        for (folder, mut state) in stores.into_iter().rev() {
             let folder = to.join(folder.strip_prefix(from).unwrap());
             if !folder.exists() {
                 continue;
             }
-            let mut state = store.state.lock().clone();
             state.crash(crash, &mut random);
             let file = state.unsynced.iter().flat_map(Change::bytes);
             let file: Vec<u8> = state.file.iter().chain(file).copied().collect();
@@ -101,16 +190,42 @@ impl MemOpener {
             let store = MemStore {
                 folder: folder.clone(),
                 state: Mutex::new(state),
+                uses_space_again: self.uses_space_again,
             };
             left.insert(folder, Arc::new(store));
         }
+        for (path, ring) in rings {
+            let path = to.join(path.strip_prefix(from).unwrap());
+            if path.exists() {
+                fs::write(path, ring.left(crash, &mut random)).unwrap();
+            }
+        }
         Self {
             stores: Mutex::new(left),
+            rings: Mutex::default(),
+            uses_space_again: self.uses_space_again,
         }
     }
 }
 
 impl MemState {
+    /// What a data file shows.
+    fn of(file: Vec<u8>) -> Self {
+        let mut pages = Pages::new();
+        let mut rest = &*file;
+        while let Ok(page) = Page::parse_prefix(rest) {
+            pages.insert(page.header.first, page.bytes().into());
+            rest = &rest[page.bytes().len()..];
+        }
+        assert!(rest.is_empty(), "a store of whole pages");
+        Self {
+            durable: pages.clone(),
+            pages,
+            file,
+            ..Self::default()
+        }
+    }
+
     fn crash(&mut self, crash: Crash, random: &mut Random) {
         match crash {
             Crash::Kill => self.unsynced.truncate(self.flushed),
@@ -152,9 +267,31 @@ impl Opener for MemOpener {
             Arc::new(MemStore {
                 folder: folder.into(),
                 state: Mutex::default(),
+                uses_space_again: self.uses_space_again,
             })
         });
+        if self.uses_space_again {
+            *store.state.lock() = MemState::of(fs::read(path).map_err(fault)?);
+        }
         Ok(Arc::clone(store) as _)
+    }
+
+    fn open_ring(&self, path: &Path) -> Result<Arc<dyn RingFile>, StoreFault> {
+        let durable = fs::read(path).map_err(|error| StoreFault::new("open", error))?;
+        let mut rings = self.rings.lock();
+        let known = rings.get(path);
+        if let Some(ring) = known.filter(|ring| ring.state.lock().durable.len() == durable.len()) {
+            return Ok(Arc::clone(ring) as _);
+        }
+        let ring = Arc::new(MemRing {
+            path: path.into(),
+            state: Mutex::new(RingState {
+                durable,
+                unsynced: Vec::new(),
+            }),
+        });
+        rings.insert(path.into(), Arc::clone(&ring));
+        Ok(ring)
     }
 }
 
@@ -199,6 +336,11 @@ impl Store for MemStore {
         for change in synced {
             state.file.extend_from_slice(change.bytes());
             change.apply(&mut state.durable);
+        }
+        if self.uses_space_again {
+            state.file = state.durable.values().flatten().copied().collect();
+            fs::write(data_file(&self.folder), &state.file)
+                .map_err(|error| StoreFault::new("sync", error))?;
         }
         Ok(())
     }

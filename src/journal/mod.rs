@@ -1,7 +1,7 @@
 //! What is true: the journal of entries, durable and in order.
 //!
-//! `writer` is the one appending end; it encodes a group (`codec` into `page`s), writes and syncs it (`store`), moves
-//! the durable watermark and feeds the followers (`feed`). `reader` reads on from a sequence. `volume` cuts the journal
+//! `writer` is the one appending end; it encodes a group (`codec` into `page`s), makes it durable in the log (`wal`),
+//! moves the durable watermark and feeds the followers (`feed`). The log is drained into the stores (`store`). `reader` reads on from a sequence. `volume` cuts the journal
 //! into stores and hands over between them. `recovery` makes a valid journal of a data folder, with `unclean` and `raw`
 //! for what the store may have lost and `walk` to check every page; `settings`, `lineage` and `witness` are the small
 //! records beside it (`record`). `copy` reads pages as they are, `backup` carries them, `rebuild` makes a data folder of
@@ -38,6 +38,7 @@ mod store;
 pub(crate) mod testing;
 mod unclean;
 mod volume;
+mod wal;
 mod walk;
 mod witness;
 mod writer;

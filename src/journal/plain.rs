@@ -28,8 +28,12 @@ pub fn open(
     clock: SharedClock,
     supervisor: &Supervisor,
 ) -> Result<Journal, RecoveryError> {
+    let config = Config {
+        wal_bytes: 0,
+        ..config.clone()
+    };
     let opener = Arc::new(PlainOpener);
-    Journal::open_on(lock, config, options, clock, supervisor, opener)
+    Journal::open_on(lock, &config, options, clock, supervisor, opener)
 }
 
 /// [`Opener`] of plain files.

@@ -3,11 +3,11 @@
 //! Why: the store opens a shortened or damaged file with a shorter tail, or empty, and cuts the file to that. Pages
 //! lie uncut in it, so a scan before the open tells what was there, and gives back a tail that the store lost.
 
-use super::JournalIdentity;
-use super::page::{MAGIC, PAGE_BYTES_MAX, Page, PageHash};
+use super::page::{self, MAGIC, PAGE_BYTES_MAX, Page, PageError, PageHash};
+use super::{Config, JournalIdentity};
 use crate::types::Sequence;
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -17,8 +17,16 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// Bytes of the newest pages that are kept for salvage: the largest group that the ledger makes, with room. The tails
 /// that were seen lost had up to 5 MiB.
 const KEPT_BYTES_MIN: usize = 40 << 20;
+const _: () = assert!(
+    Config::WAL_BYTES_MAX < KEPT_BYTES_MIN as u64,
+    "all of a log is kept"
+);
 /// Bytes of kept pages at which the oldest go, down to the bound above.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Damaged pages of which is kept what they follow. Few begin whole and end in something else: those that a write which was
+/// torn left, or that a later one covers in part.
+const DAMAGED_MAX: usize = 1_024;
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -39,6 +47,10 @@ pub(super) struct RawScan {
     newest_end: Sequence,
     /// Highest format version behind any page's magic, of pages that this program cannot read too.
     newest_format: Option<u16>,
+    /// That of a whole page which this program cannot read.
+    newer_format: Option<u16>,
+    /// What damaged pages name as the page before them.
+    damaged: Vec<PageHash>,
     has_witnessed: bool,
 }
 
@@ -129,8 +141,23 @@ impl RawScan {
         };
         let format = u16::from_le_bytes([*low, *high]);
         self.newest_format = self.newest_format.max(Some(format));
-        let Ok(page) = Page::parse_prefix(bytes) else {
-            return 1;
+        let page = match Page::parse_prefix(bytes) {
+            Ok(page) => page,
+            Err(error) => {
+                match error {
+                    // Its checksum is right: of a version that is garbage nothing follows.
+                    PageError::NewerFormat(found) => {
+                        self.newer_format = self.newer_format.max(Some(found));
+                    }
+                    PageError::Checksum | PageError::Length => {
+                        self.damaged.extend(
+                            page::claimed_link(bytes).filter(|_| self.damaged.len() < DAMAGED_MAX),
+                        );
+                    }
+                    _ => {}
+                }
+                return 1;
+            }
         };
         if identity.is_none_or(|identity| identity.includes(page.header.identity)) {
             self.newest_group = self.newest_group.max(page.header.group);
@@ -187,6 +214,11 @@ impl RawScan {
         self.newest_format.is_none()
     }
 
+    /// The highest format version of any whole page that is newer than this program's.
+    pub(super) const fn newer_format(&self) -> Option<u16> {
+        self.newer_format
+    }
+
     /// Pages that are kept.
     #[cfg(test)]
     pub(super) const fn page_count(&self) -> usize {
@@ -219,34 +251,9 @@ impl RawScan {
         self.newest_group
     }
 
-    /// The whole group that follows a journal which ends at `end` with `hash`, if all its pages are here.
-    pub(super) fn group_behind(&self, end: Sequence, hash: PageHash) -> Option<Vec<&[u8]>> {
-        // Each page that fits is tried: one of a group that was dropped fits as well as its successor's, up to where it
-        // leads nowhere.
-        let mut chosen: Vec<Page<'_>> = Vec::new();
-        let mut untried = vec![self.pages_behind(end, hash)];
-        while let Some(candidates) = untried.last_mut() {
-            let Some(page) = candidates.pop() else {
-                untried.pop();
-                chosen.pop();
-                continue;
-            };
-            let header = &page.header;
-            let before = chosen.last().map(|page| page.header.count);
-            if header.group != end.next()
-                || usize::try_from(header.index).ok() != Some(chosen.len())
-                || before.is_some_and(|count| count != header.count)
-            {
-                continue;
-            }
-            let is_last = header.index.checked_add(1) == Some(header.count);
-            chosen.push(page);
-            if is_last {
-                return Some(chosen.iter().map(Page::bytes).collect());
-            }
-            untried.push(self.pages_behind(header.last, page.hash()));
-        }
-        None
+    /// Whether something begins like the page behind a journal that ends at `end` with `hash`, whole or not.
+    pub(super) fn has_remnant_behind(&self, end: Sequence, hash: PageHash) -> bool {
+        self.damaged.contains(&hash) || !self.pages_behind(end, hash).is_empty()
     }
 
     /// Pages that begin right behind `end` and name `hash` as that of the page before.
@@ -265,4 +272,47 @@ impl RawScan {
             .filter(|page| page.header.previous_hash == hash)
             .collect()
     }
+}
+
+/// The whole group that follows a journal which ends at `end` with `hash`, if all its pages are in
+/// these scans.
+pub(super) fn group_behind<'s>(
+    scans: &[&'s RawScan],
+    end: Sequence,
+    hash: PageHash,
+) -> Option<Vec<Page<'s>>> {
+    // A page lies in several scans, or was led nowhere before: each is tried once, or an incomplete group of n pages in two
+    // scans would take 2ⁿ steps.
+    let mut seen: HashSet<PageHash, RandomState> = HashSet::default();
+    let mut pages_behind = |end, hash| -> Vec<(Page<'s>, PageHash)> {
+        let found = scans.iter().flat_map(|scan| scan.pages_behind(end, hash));
+        let found = found.map(|page| (page, page.hash()));
+        found.filter(|(_, hash)| seen.insert(*hash)).collect()
+    };
+    // Each page that fits is tried: one of a group that was dropped fits as well as its successor's, up to where it
+    // leads nowhere.
+    let mut chosen: Vec<Page<'s>> = Vec::new();
+    let mut untried = vec![pages_behind(end, hash)];
+    while let Some(candidates) = untried.last_mut() {
+        let Some((page, page_hash)) = candidates.pop() else {
+            untried.pop();
+            chosen.pop();
+            continue;
+        };
+        let header = &page.header;
+        let before = chosen.last().map(|page| page.header.count);
+        if header.group != end.next()
+            || usize::try_from(header.index).ok() != Some(chosen.len())
+            || before.is_some_and(|count| count != header.count)
+        {
+            continue;
+        }
+        let is_last = header.index.checked_add(1) == Some(header.count);
+        chosen.push(page);
+        if is_last {
+            return Some(chosen);
+        }
+        untried.push(pages_behind(header.last, page_hash));
+    }
+    None
 }

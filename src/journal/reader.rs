@@ -315,6 +315,16 @@ impl JournalReader {
         self.shared.size_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of pages that are in the write-ahead log alone: their volume will grow by them.
+    pub fn undrained_bytes(&self) -> u64 {
+        self.shared.volumes.undrained_bytes()
+    }
+
+    /// Whether the write-ahead log failed, or could not be brought into the volumes: the process has to stop.
+    pub fn has_log_failed(&self) -> bool {
+        self.shared.volumes.has_log_failed()
+    }
+
     /// For how long the write and sync now under way have been running; zero when none is. The watchdog's question.
     pub fn sync_age(&self) -> Duration {
         self.shared.sync_age()

@@ -175,7 +175,6 @@ pub struct Rebuild {
     check: PageCheck,
     facts: BaseFacts,
     bytes_before: u64,
-    unsynced: Unsynced,
     pages_max: u64,
     bytes_max: u64,
 }
@@ -186,6 +185,7 @@ struct OpenVolume {
     number: u64,
     /// `None` once it is closed.
     store: Option<Arc<dyn Store>>,
+    unsynced: Unsynced,
     pages: u64,
     bytes: u64,
 }
@@ -234,7 +234,6 @@ impl Rebuild {
             check,
             facts,
             bytes_before: 0,
-            unsynced: Unsynced::default(),
             pages_max: config.volume_pages_max.max(1),
             bytes_max: config.volume_bytes_max.max(1),
         })
@@ -253,7 +252,7 @@ impl Rebuild {
         }
         let size_bytes = length_of(bytes);
         let store = self.volume.store.as_ref().ok_or_else(closed)?;
-        if self.unsynced.is_sync_due(bytes.len()) {
+        if self.volume.unsynced.is_sync_due(bytes.len()) {
             written(store, settle(&**store))?;
         }
         written(store, store.insert(header.first, bytes))?;
@@ -326,7 +325,6 @@ impl Rebuild {
         let store = self.volume.store.take().ok_or_else(closed)?;
         written(&store, settle(&*store))?;
         drop(store);
-        self.unsynced = Unsynced::default();
         let layout = &self.target.layout;
         let folder = layout.store(self.volume.number);
         let again = SledOpener.open(&folder, Purpose::Closed, LOCK_WAIT);
@@ -357,6 +355,7 @@ fn open_volume(
     record::replace(&layout.base(number), &facts.base(number, start).to_bytes())?;
     Ok(OpenVolume {
         number,
+        unsynced: Unsynced::of(store.as_ref()),
         store: Some(store),
         pages: 0,
         bytes: 0,

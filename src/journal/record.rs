@@ -3,6 +3,7 @@
 //! `[magic 8][kind u16][format version u16][body length u32][body][CRC32 of all before u32]`, little-endian.
 
 use super::page::FORMAT_VERSION;
+use super::settings::LOGGED_VERSION;
 use super::{JournalIdentity, RecoveryError};
 use crate::types::{Currencies, Currency, CurrencyInfo, Sequence};
 use std::fs::{self, DirBuilder, File};
@@ -25,6 +26,7 @@ pub(crate) enum Kind {
     Stop = 3,
     Lineage = 4,
     BackupEnd = 5,
+    Wal = 6,
 }
 
 /// Why bytes are no record.
@@ -34,12 +36,27 @@ pub(crate) enum RecordError {
     NewerFormat(u16),
 }
 
+impl Kind {
+    /// The newest version of the record that this program reads.
+    const fn version_max(self) -> u16 {
+        match self {
+            Self::Settings => LOGGED_VERSION,
+            Self::Base | Self::Stop | Self::Lineage | Self::BackupEnd | Self::Wal => FORMAT_VERSION,
+        }
+    }
+}
+
 /// The framed record of `body`.
 pub(crate) fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+    frame_of(kind, FORMAT_VERSION, body)
+}
+
+/// The same in another version than the first.
+pub(crate) fn frame_of(kind: Kind, version: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len() + CRC_BYTES);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&(kind as u16).to_le_bytes());
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend_from_slice(body);
     let crc = crc32fast::hash(&bytes);
@@ -62,11 +79,11 @@ pub(crate) fn unframe(kind: Kind, bytes: &[u8]) -> Result<&[u8], RecordError> {
     }
     let found_kind = fields.u16().map_err(damaged)?;
     let version = fields.u16().map_err(damaged)?;
-    if version > FORMAT_VERSION {
+    if version > kind.version_max() {
         return Err(RecordError::NewerFormat(version));
     }
     let length = fields.u32().map_err(damaged)?;
-    if version != FORMAT_VERSION || found_kind != kind as u16 {
+    if version < FORMAT_VERSION || found_kind != kind as u16 {
         return Err(damaged("another kind of record"));
     }
     if usize::try_from(length).ok() != Some(fields.0.len()) {
@@ -93,6 +110,13 @@ pub(crate) fn read<T>(
     parse_framed(kind, path, &bytes, parse).map(Some)
 }
 
+/// The format version that the record in `path` says it has.
+pub(crate) fn version_of(path: &Path) -> Result<u16, RecoveryError> {
+    let bytes = fs::read(path).map_err(RecoveryError::io("read", path))?;
+    let version = bytes.get(10..12).and_then(|field| field.try_into().ok());
+    Ok(version.map_or(FORMAT_VERSION, u16::from_le_bytes))
+}
+
 /// The value of the framed record `bytes`, which came from `path`.
 pub(crate) fn parse_framed<T>(
     kind: Kind,
@@ -109,7 +133,7 @@ pub(crate) fn parse_framed<T>(
         RecordError::NewerFormat(found) => RecoveryError::NewerFormat {
             path: path.into(),
             found,
-            supported: FORMAT_VERSION,
+            supported: kind.version_max(),
         },
     })?;
     let mut fields = Fields(body);

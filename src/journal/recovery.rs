@@ -4,11 +4,12 @@
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
 use super::page::{FORMAT_VERSION, NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
-use super::raw::RawScan;
+use super::raw::{self, RawScan};
 use super::settings::{Base, merge_currencies};
-use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, settle};
+use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, read_anew, settle};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
+use super::wal::Facts;
 use super::walk::{End, Walk, WalkError, length_of, walk};
 use super::{
     Config, JournalIdentity, Lineage, OpenOptions, RecoveryError, Settings, Witness, record,
@@ -17,7 +18,7 @@ use crate::clock::SharedClock;
 use crate::types::Sequence;
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,7 @@ pub(super) fn recover(
     };
     let lineage = Lineage::read(&layout.lineage(), settings.identity)?;
     let youngest = youngest_witness(settings.identity, &known)?;
+    let log = read_log(&layout, settings.identity, youngest, stop.is_some())?;
     let recovery = Recovery {
         layout: &layout,
         identity: settings.identity,
@@ -104,6 +106,7 @@ pub(super) fn recover(
         lock_wait: Duration::from_millis(config.volume_lock_wait_ms),
         stop,
         youngest,
+        log,
         fork: lineage.fork(),
     };
     let facts = Recovered::facts(&settings);
@@ -175,11 +178,14 @@ fn create(
     if !known.is_empty() {
         return Err(missing());
     }
+    refuse_pages(layout)?;
     if volumes.exists() {
         // A kill while the journal was made leaves volumes without pages.
-        refuse_pages(layout)?;
         fs::remove_dir_all(&volumes).map_err(RecoveryError::io("remove", &volumes))?;
     }
+    // Of whatever journal was to be made here.
+    remove(layout, &layout.wal_facts())?;
+    remove(layout, &layout.wal())?;
     let mut id_key = [0; 16];
     clock.fill_random(&mut id_key);
     let settings = Settings {
@@ -228,22 +234,24 @@ pub(super) fn existing(
             folder: layout.data_dir.clone(),
         });
     }
-    let volumes = layout.volumes();
     if !known.is_empty() || Witness::read(&layout.stop())?.is_some() {
         let path = layout.settings();
         return Err(RecoveryError::SettingsMissing { path });
     }
-    if volumes.exists() {
-        refuse_pages(&layout)?;
-    }
+    refuse_pages(&layout)?;
     Ok(None)
 }
 
 /// Pages without `settings` are a journal that lost its record, or one of a newer program.
 fn refuse_pages(layout: &Layout) -> Result<(), RecoveryError> {
     let volumes = layout.volumes();
-    for number in numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))? {
-        let path = layout.data_file(number);
+    let numbers = if volumes.exists() {
+        numbers_in(&volumes).map_err(RecoveryError::io("list", &volumes))?
+    } else {
+        Vec::new()
+    };
+    let files = numbers.into_iter().map(|number| layout.data_file(number));
+    for path in files.chain([layout.wal()]) {
         match RawScan::any_format(&path).map_err(RecoveryError::io("read", &path))? {
             None => {}
             Some(found) if found > FORMAT_VERSION => {
@@ -262,6 +270,57 @@ fn refuse_pages(layout: &Layout) -> Result<(), RecoveryError> {
     Ok(())
 }
 
+/// What lies in the write-ahead log, of which anything may be what the stores lack. Behind a clean stop nothing is, and a
+/// log that is damaged is given up here: before `stop` goes, so that a kill before it is made anew leaves no damaged one
+/// that seems to be needed.
+fn read_log(
+    layout: &Layout,
+    identity: JournalIdentity,
+    youngest: Option<Witness>,
+    is_stopped: bool,
+) -> Result<RawScan, RecoveryError> {
+    let path = layout.wal();
+    let facts = match Facts::read(layout, identity) {
+        // Nothing was in it alone when the journal was closed.
+        Err(RecoveryError::CorruptRecord { reason, .. }) if is_stopped => {
+            tracing::warn!(reason, "the write-ahead log is made anew");
+            Facts::tell_none(layout, identity)?;
+            return Ok(RawScan::default());
+        }
+        facts => facts?,
+    };
+    let scanned = match facts {
+        Some(Facts { size_bytes: 0, .. }) => return Ok(RawScan::default()),
+        Some(_) => {
+            read_anew(&path).map_err(RecoveryError::io("sync", &path))?;
+            let witnessed = youngest.map(|witness| (witness.durable, witness.head_hash));
+            RawScan::of(&path, identity, witnessed).map_err(RecoveryError::io("scan", &path))?
+        }
+        None => {
+            // A kill while it was made leaves an empty one.
+            let any = RawScan::any_format(&path).map_err(RecoveryError::io("read", &path))?;
+            if any.is_some() && !is_stopped {
+                return Err(RecoveryError::CorruptRecord {
+                    path: layout.wal_facts(),
+                    reason: "it is missing, but the write-ahead log beside it holds pages",
+                });
+            }
+            if any.is_some() {
+                Facts::tell_none(layout, identity)?;
+            }
+            RawScan::default()
+        }
+    };
+    match scanned.newer_format() {
+        Some(found) => Err(RecoveryError::NewerFormat {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+        None => Ok(scanned),
+    }
+}
+
 /// Compares the store's facts with what was asked for; adds new currencies to them.
 fn adopt(
     layout: &Layout,
@@ -276,7 +335,7 @@ fn adopt(
     let currencies = merge_currencies(&settings.currencies, &options.currencies)?;
     if currencies != settings.currencies {
         settings.currencies = currencies;
-        record::replace(&layout.settings(), &settings.to_bytes())?;
+        settings.replace(&layout.settings())?;
     }
     Ok(settings)
 }
@@ -347,6 +406,8 @@ pub(super) struct Recovery<'r> {
     pub(super) lock_wait: Duration,
     pub(super) stop: Option<Witness>,
     pub(super) youngest: Option<Witness>,
+    /// What lies in the write-ahead log.
+    pub(super) log: RawScan,
     /// Last sequence before the epoch: the journal reached it once.
     pub(super) fork: Sequence,
 }
@@ -360,7 +421,19 @@ impl Recovery<'_> {
             let is_oldest = Some(&number) == numbers.first();
             let volume = self.open_volume(number)?;
             let expected = self.start_of(number, is_oldest)?;
-            let walk = self.walk(number, volume.store.as_ref(), expected.map(Start::link))?;
+            let link = expected.map(Start::link);
+            let walk = match self.walk(number, volume.store.as_ref(), link) {
+                // Of a volume that has nothing else, the volume before takes the group.
+                Ok(walk) if walk.partial.is_empty() || walk.pages == 0 => walk,
+                // IMPORTANT: before the incomplete group goes. The rest of it may be in the log, and then it was acknowledged.
+                found => {
+                    if self.redo(&volume, &empty, link)? {
+                        self.walk(number, volume.store.as_ref(), link)?
+                    } else {
+                        found?
+                    }
+                }
+            };
             self.drop_partial(number, volume.store.as_ref(), &walk.partial)?;
             if walk.pages > 0 || is_oldest {
                 found = Some((volume, walk, expected));
@@ -490,7 +563,7 @@ impl Recovery<'_> {
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
         // The last page first: the store may write between two removals, and what a kill leaves then is a shorter partial
         // group. One with a hole would be dropped as well, but tells less of what it was.
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = Unsynced::of(store);
         partial
             .iter()
             .rev()
@@ -511,52 +584,53 @@ impl Recovery<'_> {
         empty: &[OpenedVolume],
         walk: &mut Walk,
     ) -> Result<(), RecoveryError> {
-        let scans: Vec<(u64, &RawScan)> = std::iter::once(active)
-            .chain(empty)
-            .filter_map(|volume| Some((volume.number, volume.raw.as_ref()?)))
-            .collect();
+        // The log with the files: a group may lie in them in part, and in the log for the rest.
+        let files = std::iter::once(active).chain(empty);
+        let files = files.flat_map(|volume| {
+            let path = self.layout.data_file(volume.number);
+            let scans = volume.scans();
+            scans.map(move |scan| (volume.number, path.clone(), scan))
+        });
+        let log = (active.number, self.layout.wal(), &self.log);
+        let scans: Vec<(u64, PathBuf, &RawScan)> = files.chain([log]).collect();
+        let all: Vec<&RawScan> = scans.iter().map(|(_, _, scan)| *scan).collect();
         let fault = |fault| unreadable(self.layout, active.number, fault);
         let first_lost = walk.end.durable.next();
-        let mut unsynced = Unsynced::default();
-        while let Some(pages) = scans
-            .iter()
-            .find_map(|(_, raw)| raw.group_behind(walk.end.durable, walk.end.hash))
-        {
-            for bytes in pages {
-                let page = Page::parse(bytes).map_err(|error| RecoveryError::CorruptPage {
-                    volume: active.number,
-                    sequence: walk.end.durable.next(),
-                    path: self.layout.data_file(active.number),
-                    reason: error.to_string().into(),
-                })?;
-                if unsynced.is_sync_due(bytes.len()) {
+        let mut unsynced = Unsynced::of(active.store.as_ref());
+        while let Some(pages) = raw::group_behind(&all, walk.end.durable, walk.end.hash) {
+            for page in pages {
+                let size_bytes = page.bytes().len();
+                if unsynced.is_sync_due(size_bytes) {
                     settle(active.store.as_ref()).map_err(fault)?;
                 }
                 active
                     .store
-                    .insert(page.header.first, bytes)
+                    .insert(page.header.first, page.bytes())
                     .map_err(fault)?;
                 walk.start
                     .get_or_insert((page.header.first, page.header.previous_hash));
                 walk.pages = walk.pages.saturating_add(1);
-                walk.bytes = walk.bytes.saturating_add(length_of(bytes));
-                walk.end = End {
-                    durable: page.header.last,
-                    hash: page.hash(),
-                };
+                walk.bytes = walk.bytes.saturating_add(length_of(page.bytes()));
+                walk.end = End::behind(&page);
             }
         }
         if walk.end.durable >= first_lost {
-            tracing::warn!(
+            tracing::info!(
                 from = %first_lost, to = %walk.end.durable,
-                "the store had lost its tail; put back from the data file"
+                "put back into the store what lay in the log or lost in the data file"
             );
         }
-        for (number, raw) in scans {
+        if self.log.has_remnant_behind(walk.end.durable, walk.end.hash) {
+            tracing::warn!(
+                behind = %walk.end.durable,
+                "dropping an incomplete last group in the log: a write that did not end, or damage to it"
+            );
+        }
+        for (volume, path, raw) in scans {
             if raw.newest_group() > walk.end.durable.next() {
                 return Err(RecoveryError::LostTail {
-                    volume: number,
-                    path: self.layout.data_file(number),
+                    volume,
+                    path,
                     found: walk.end.durable,
                     reason: format!(
                         "but a page of the group at sequence {} lies in the file",

@@ -2,11 +2,12 @@
 //!
 //! sled's own `conf` is never synced and silently rewritten, so what must not change is kept here and compared.
 
-use super::page::{PAGE_BYTES_MAX, PageHash};
+use super::page::{FORMAT_VERSION, PAGE_BYTES_MAX, PageHash};
 use super::record::{self, Fields, Kind, put_currencies, put_identity};
 use super::store::SEGMENT_BYTES;
 use super::{RecoveryError, Settings};
 use crate::types::{Currencies, Sequence};
+use std::fs;
 use std::path::Path;
 
 /// Where a volume begins: enough to read it, and all behind it, without anything older.
@@ -23,8 +24,49 @@ pub(crate) struct Base {
     pub(crate) currencies: Currencies,
 }
 
+/// Version of `settings` while the write-ahead log may hold what no volume has: the same fields, and a program that does
+/// not know of the log, and would miss its pages, refuses it by name.
+pub(crate) const LOGGED_VERSION: u16 = 2;
+
 impl Settings {
+    /// As they are in a folder whose volumes have everything, and in a backup.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_of(FORMAT_VERSION)
+    }
+
+    /// As they are while the log may hold more than the volumes.
+    pub(crate) fn to_logged_bytes(&self) -> Vec<u8> {
+        self.to_bytes_of(LOGGED_VERSION)
+    }
+
+    /// Makes programs that know of no log refuse the folder.
+    pub(crate) fn refuse_older(&self, path: &Path) -> Result<(), RecoveryError> {
+        Self::settle(path, &self.to_logged_bytes())
+    }
+
+    /// Lets them in again. To be called only once the volumes have everything; what prevents it is told, and hurts nobody
+    /// else.
+    pub(crate) fn allow_older(&self, path: &Path) {
+        if let Err(error) = Self::settle(path, &self.to_bytes()) {
+            tracing::warn!(%error, "only a program that knows of the write-ahead log can open the folder");
+        }
+    }
+
+    /// Replaces the settings in `path` by these, whoever may open the folder.
+    pub(crate) fn replace(&self, path: &Path) -> Result<(), RecoveryError> {
+        let version = record::version_of(path)?;
+        record::replace(path, &self.to_bytes_of(version))
+    }
+
+    fn settle(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+        let is_there = fs::read(path).is_ok_and(|found| found == bytes);
+        if is_there {
+            return Ok(());
+        }
+        record::replace(path, bytes)
+    }
+
+    fn to_bytes_of(&self, version: u16) -> Vec<u8> {
         let mut body = Vec::new();
         put_identity(&mut body, self.identity);
         body.extend_from_slice(&self.id_key);
@@ -32,7 +74,7 @@ impl Settings {
         put_u32(&mut body, PAGE_BYTES_MAX);
         put_u32(&mut body, SEGMENT_BYTES);
         put_currencies(&mut body, &self.currencies);
-        record::frame(Kind::Settings, &body)
+        record::frame_of(Kind::Settings, version, &body)
     }
 
     /// The settings in `path`, with the page and segment sizes compared to this program's; `None` without a file.

@@ -1,4 +1,4 @@
-//! Where pages are kept. The only file that names sled, and the one that syncs pages.
+//! Where pages are kept. The only file that names sled, and the one that syncs what sled wrote.
 //!
 //! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
 //! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
@@ -9,6 +9,7 @@
 
 use super::page::PAGE_BYTES_MAX;
 use super::record::sync_folder;
+use super::wal::RingFile;
 use crate::tasks::panic_text;
 use crate::types::Sequence;
 use std::fmt::Debug;
@@ -70,7 +71,7 @@ impl StoreFault {
         }
     }
 
-    fn io(stage: &'static str, error: &std::io::Error) -> Self {
+    pub(crate) fn io(stage: &'static str, error: &std::io::Error) -> Self {
         Self {
             is_io: error.raw_os_error().is_some(),
             ..Self::new(stage, error)
@@ -122,6 +123,14 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn sync(&self) -> Result<(), StoreFault>;
     /// Up to `pages_max` pages in order, from the last one whose key is not above `from` (else from the first).
     fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault>;
+    /// Bytes of pages that may be written between two syncs.
+    fn unsynced_bytes_max(&self) -> usize {
+        UNSYNCED_BYTES_MAX
+    }
+    /// Waits until the pages are all in the data file, durably, if they are in a log in front of it.
+    fn drain(&self) -> Result<(), StoreFault> {
+        Ok(())
+    }
     /// Length of the data file.
     fn length_bytes(&self) -> Result<u64, StoreFault>;
     /// Gives the store up without touching it again: after a failed write a regular close may hang.
@@ -135,16 +144,25 @@ pub(crate) fn settle(store: &dyn Store) -> Result<(), StoreFault> {
 }
 
 /// Counts what is written to a store between two syncs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Unsynced {
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Unsynced {
+    /// Nothing was written to `store` yet.
+    pub(crate) fn of(store: &dyn Store) -> Self {
+        Self {
+            bytes: 0,
+            bytes_max: store.unsynced_bytes_max(),
+        }
+    }
+
     /// Counts `bytes` that are about to be written; whether [`settle`] must be called before that.
     pub(crate) const fn is_sync_due(&mut self, bytes: usize) -> bool {
         let sum = self.bytes.saturating_add(bytes);
-        let is_due = sum > UNSYNCED_BYTES_MAX && self.bytes > 0;
+        let is_due = sum > self.bytes_max && self.bytes > 0;
         self.bytes = if is_due { bytes } else { sum };
         is_due
     }
@@ -168,6 +186,11 @@ pub(crate) trait Opener: Debug + Send + Sync {
         purpose: Purpose,
         lock_wait: Duration,
     ) -> Result<Arc<dyn Store>, StoreFault>;
+
+    /// Opens the ring of the write-ahead log in `path`, which was made.
+    fn open_ring(&self, path: &Path) -> Result<Arc<dyn RingFile>, StoreFault> {
+        super::wal::open_ring(path)
+    }
 }
 
 /// The data file of the store in `folder`.
@@ -291,10 +314,10 @@ fn remove_half_snapshots(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Makes what the page cache holds of a data file durable, and has the next reads come from the disk. Why: after a
+/// Makes what the page cache holds of the file `path` durable, and has the next reads come from the disk. Why: after a
 /// failed sync the kernel calls pages clean that never reached the disk, so the page cache may tell more than is there.
-pub(crate) fn read_anew(folder: &Path) -> std::io::Result<()> {
-    let file = match File::open(data_file(folder)) {
+pub(crate) fn read_anew(path: &Path) -> std::io::Result<()> {
+    let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         file => file?,
     };

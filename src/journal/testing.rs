@@ -406,6 +406,8 @@ pub(super) fn options() -> OpenOptions {
 pub(crate) fn small(folder: &Path) -> Config {
     Config {
         volume_pages_max: 16,
+        // So that some tests fill it and others leave much in it.
+        wal_bytes: 128 << 10,
         ..Config::new(folder)
     }
 }

@@ -4,10 +4,13 @@
 //! until the recovery has ended well.
 
 use super::guard::{Guard, Lasting, copy_files, remove_folder};
-use super::raw::RawScan;
+use super::page::PageHash;
+use super::raw::{self, RawScan};
 use super::recovery::{Recovery, unreadable};
-use super::store::{Purpose, Store, StoreFault, data_file, read_anew};
+use super::store::{Purpose, Store, StoreFault, Unsynced, data_file, read_anew, settle};
+use super::walk::{self, End};
 use super::{RecoveryError, record};
+use crate::types::Sequence;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -19,8 +22,17 @@ pub(super) struct OpenedVolume {
     pub(super) store: Arc<dyn Store>,
     /// `None` after a clean stop.
     pub(super) raw: Option<RawScan>,
+    /// What else an earlier recovery, which did not end, left of the volume.
+    pub(super) left: Option<RawScan>,
     /// After a clean stop; behind the store, so that it is closed before anything is put back.
     pub(super) guard: Option<Guard>,
+}
+
+impl OpenedVolume {
+    /// Everything beside the store in which a page of it may lie.
+    pub(super) fn scans(&self) -> impl Iterator<Item = &RawScan> {
+        self.raw.iter().chain(&self.left)
+    }
 }
 
 impl Recovery<'_> {
@@ -28,7 +40,7 @@ impl Recovery<'_> {
     pub(super) fn open_volume(&self, number: u64) -> Result<OpenedVolume, RecoveryError> {
         let folder = self.layout.store(number);
         let path = self.layout.data_file(number);
-        self.restore_copy(number)?;
+        let left = self.restore_copy(number)?;
         let length = fs::metadata(&path).map(|metadata| metadata.len()).ok();
         let is_clean = self
             .stop
@@ -44,7 +56,7 @@ impl Recovery<'_> {
         let raw = if is_clean {
             None
         } else {
-            read_anew(&folder).map_err(RecoveryError::io("sync", &path))?;
+            read_anew(&path).map_err(RecoveryError::io("sync", &path))?;
             let raw = self.scan(&path)?;
             // Only where the volume's base says that the sequence lies there: what a start put back into the volume before
             // is looked for there, once all is open.
@@ -54,6 +66,8 @@ impl Recovery<'_> {
                     .start_of(number, false)?
                     .is_some_and(|start| start.first <= witness.durable)
                 && !raw.has_witnessed()
+                && !self.log.has_witnessed()
+                && !left.as_ref().is_some_and(RawScan::has_witnessed)
             {
                 return Err(RecoveryError::LostTail {
                     volume: number,
@@ -88,8 +102,51 @@ impl Recovery<'_> {
             number,
             store,
             raw,
+            left,
             guard,
         })
+    }
+
+    /// Puts whole groups back in place behind those that the volume's store shows, before anything of it goes: where a cut
+    /// prevented a settle it may lack pages of a group, or show later ones without them. A part of such a group may have
+    /// left the log already, having been settled; it lies in the data file then, or in that of one of the `newer` volumes, if
+    /// an earlier recovery took it from there. Whether there was anything to put back.
+    pub(super) fn redo(
+        &self,
+        volume: &OpenedVolume,
+        newer: &[OpenedVolume],
+        link: Option<(Sequence, PageHash)>,
+    ) -> Result<bool, RecoveryError> {
+        let store = volume.store.as_ref();
+        let fault = |fault| unreadable(self.layout, volume.number, fault);
+        let Some(mut end) = walk::whole_end(store, self.identity, link) else {
+            return Ok(false);
+        };
+        let volumes = std::iter::once(volume).chain(newer);
+        let scans = volumes.flat_map(OpenedVolume::scans).chain([&self.log]);
+        let scans: Vec<&RawScan> = scans.collect();
+        let before = end.durable;
+        let mut unsynced = Unsynced::of(store);
+        while let Some(pages) = raw::group_behind(&scans, end.durable, end.hash) {
+            for page in pages {
+                if unsynced.is_sync_due(page.bytes().len()) {
+                    settle(store).map_err(fault)?;
+                }
+                store
+                    .insert(page.header.first, page.bytes())
+                    .map_err(fault)?;
+                end = End::behind(&page);
+            }
+        }
+        if end.durable == before {
+            return Ok(false);
+        }
+        settle(store).map_err(fault)?;
+        tracing::warn!(
+            number = volume.number, from = %before.next(), to = %end.durable,
+            "put back into the store what a kill or a cut kept from it"
+        );
+        Ok(true)
     }
 
     fn scan(&self, path: &Path) -> Result<RawScan, RecoveryError> {
@@ -99,9 +156,13 @@ impl Recovery<'_> {
         RawScan::of(path, self.identity, witnessed).map_err(RecoveryError::io("scan", path))
     }
 
-    /// Copies the store's files aside, durably, since an open may cut them.
+    /// Copies the store's files aside, durably, since an open may cut them. A copy that is still there stays: it has what
+    /// an earlier recovery began with.
     fn keep_copy(&self, number: u64) -> Result<(), RecoveryError> {
         let (folder, copy) = (self.layout.store(number), self.layout.copy(number));
+        if copy.exists() {
+            return record::sync_parent(&copy);
+        }
         let half = copy.with_extension("tmp");
         copy_files(&folder, &half, Lasting::Synced)
             .and_then(|()| fs::rename(&half, &copy))
@@ -123,16 +184,22 @@ impl Recovery<'_> {
     }
 
     /// A copy that is still there says that a recovery did not end, and so that nothing was acknowledged since: it is
-    /// put back. Unless the store went on from it, and a file system has brought the copy back from the dead.
-    fn restore_copy(&self, number: u64) -> Result<(), RecoveryError> {
+    /// put back. Unless the store holds a later group than it: that recovery may have put it there, out of the log, or the
+    /// store went on from the copy, and a file system has brought it back from the dead. Then both stay as they are until
+    /// this recovery has ended, and both are searched. Gives what lies in the files that the volume is not opened with.
+    fn restore_copy(&self, number: u64) -> Result<Option<RawScan>, RecoveryError> {
         let (folder, copy) = (self.layout.store(number), self.layout.copy(number));
         if !copy.exists() {
-            return Ok(());
+            return Ok(None);
         }
         let kept = self.scan(&data_file(&copy))?;
         let left = self.scan(&self.layout.data_file(number))?;
         if left.newest_end() > kept.newest_end() {
-            return self.discard_copy(number).map(drop);
+            tracing::warn!(
+                number,
+                "an earlier recovery did not end; going on with what it left, and with its copy"
+            );
+            return Ok(Some(kept));
         }
         tracing::warn!(
             number,
@@ -146,7 +213,8 @@ impl Recovery<'_> {
         }
         fs::rename(&copy, &folder).map_err(RecoveryError::io("rename", &copy))?;
         record::sync_parent(&copy)?;
-        remove_folder(&aside).map_err(RecoveryError::io("remove", &aside))
+        remove_folder(&aside).map_err(RecoveryError::io("remove", &aside))?;
+        Ok(Some(left))
     }
 
     /// Whether there was one.

@@ -10,6 +10,7 @@ use super::page::{Page, PageHash};
 use super::record;
 use super::settings::Base;
 use super::store::{Opener, Purpose, Store, StoreFault, data_file};
+use super::wal::{Drainer, Wal};
 use super::{Config, JournalIdentity, ReadError, RecoveryError};
 use crate::clock::SharedClock;
 use crate::tasks::{OnExit, Supervisor};
@@ -53,6 +54,16 @@ impl Layout {
 
     pub(crate) fn stop(&self) -> PathBuf {
         self.data_dir.join("stop")
+    }
+
+    /// The ring of the write-ahead log.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.data_dir.join("wal")
+    }
+
+    /// What must be known of the ring.
+    pub(crate) fn wal_facts(&self) -> PathBuf {
+        self.data_dir.join("wal-facts")
     }
 
     pub(crate) fn volumes(&self) -> PathBuf {
@@ -141,6 +152,16 @@ pub(crate) struct Volumes {
     ahead: Mutex<Option<NumberedStore>>,
     /// The base of the active volume, until it is written.
     unwritten: Mutex<Option<Base>>,
+    /// In front of the volumes that are written.
+    wal: Option<Arc<Wal>>,
+}
+
+/// The stores that are written, or soon will be, and the log that shall stand in front of them.
+pub(crate) struct Written {
+    pub(crate) active: Arc<dyn Store>,
+    /// An empty volume behind the active one, if there is one.
+    pub(crate) ahead: Option<NumberedStore>,
+    pub(crate) wal: Option<Arc<Wal>>,
 }
 
 #[derive(Debug)]
@@ -161,16 +182,17 @@ struct OpenVolume {
 }
 
 impl Volumes {
-    /// `starts` must not be empty; its last is `active`. `ahead` is an empty volume behind it, if there is one.
+    /// `starts` must not be empty; its last is the active one.
     pub(crate) fn new(
         layout: Layout,
         opener: Arc<dyn Opener>,
         clock: SharedClock,
         config: &Config,
         starts: Vec<VolumeStart>,
-        active: Arc<dyn Store>,
-        ahead: Option<NumberedStore>,
+        Written { active, ahead, wal }: Written,
     ) -> Self {
+        let active = logged(wal.as_ref(), active);
+        let ahead = ahead.map(|(number, store)| (number, logged(wal.as_ref(), store)));
         Self {
             layout,
             opener,
@@ -187,7 +209,18 @@ impl Volumes {
             proven: Mutex::default(),
             ahead: Mutex::new(ahead),
             unwritten: Mutex::new(None),
+            wal,
         }
+    }
+
+    /// Bytes of pages that are in the log alone.
+    pub(crate) fn undrained_bytes(&self) -> u64 {
+        self.wal.as_ref().map_or(0, |wal| wal.undrained_bytes())
+    }
+
+    /// Whether the log failed.
+    pub(crate) fn has_log_failed(&self) -> bool {
+        self.wal.as_ref().is_some_and(|wal| wal.has_failed())
     }
 
     /// First sequence that can be read.
@@ -202,6 +235,12 @@ impl Volumes {
     /// All volumes, oldest first.
     pub(crate) fn starts(&self) -> Vec<VolumeStart> {
         self.current.read().starts.clone()
+    }
+
+    /// Whether the next volume can be gone to.
+    #[cfg(test)]
+    pub(crate) fn is_next_ready(&self) -> bool {
+        self.ahead.lock().is_some()
     }
 
     /// Closed volumes that stand open now.
@@ -323,12 +362,17 @@ impl Volumes {
         let number = newest.saturating_add(1);
         let folder = self.layout.store(number);
         let store = self.opener.open(&folder, Purpose::Active, self.lock_wait)?;
-        *self.ahead.lock() = Some((number, store));
+        *self.ahead.lock() = Some((number, logged(self.wal.as_ref(), store)));
         Ok(())
     }
 
     /// Closes the volume that was handed over and opens it for readers.
     fn reopen_retired(&self) -> Result<(), StoreFault> {
+        let full = self.current.read().retiring.clone();
+        if let Some((_, store)) = full {
+            // Readers find its last pages in the log meanwhile.
+            store.drain()?;
+        }
         // IMPORTANT: `closed` first. Who misses the volume in `current` waits here until it is open again.
         let mut closed = self.closed.lock();
         let retiring = self.current.write().retiring.take();
@@ -345,6 +389,7 @@ impl Volumes {
     /// Closes the active volume, opens it again so that the store writes its snapshot (the next start is then fast),
     /// and closes it for good. Gives the length of its data file. Readers find it like any other afterwards.
     fn close_active(&self, active: Arc<dyn Store>) -> Result<u64, StoreFault> {
+        active.drain()?;
         let mut closed = self.closed.lock();
         let number = {
             let mut current = self.current.write();
@@ -382,6 +427,14 @@ impl Volumes {
     }
 }
 
+/// `store` behind the log, if there is one.
+fn logged(wal: Option<&Arc<Wal>>, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    match wal {
+        Some(wal) => wal.in_front_of(store),
+        None => store,
+    }
+}
+
 /// Work for the background thread.
 #[derive(Debug)]
 pub(crate) enum Task {
@@ -403,6 +456,8 @@ pub(crate) struct VolumeWriter {
     bytes_before: u64,
     pages_max: u64,
     bytes_max: u64,
+    // Before the background, which may wait for it.
+    drainer: Option<Drainer>,
     background: Background,
     /// The base of a volume whose beginning the background has not been told.
     rotated: Option<Base>,
@@ -423,10 +478,18 @@ impl VolumeWriter {
         volumes: Arc<Volumes>,
         facts: BaseFacts,
         config: &Config,
-        (number, store): NumberedStore,
+        number: u64,
         fill: Fill,
         supervisor: &Supervisor,
     ) -> std::io::Result<Self> {
+        let drainer = volumes
+            .wal
+            .as_ref()
+            .map(|wal| Drainer::start(Arc::clone(wal), supervisor))
+            .transpose()?;
+        let Some(store) = volumes.current.read().active.clone() else {
+            return Err(std::io::Error::other("the journal is closed"));
+        };
         let (task_tx, task_rx) = bounded(TASKS_MAX);
         let background = Arc::clone(&volumes);
         let worker = supervisor.spawn_thread("journal-volumes", OnExit::Continue, move || {
@@ -442,6 +505,7 @@ impl VolumeWriter {
             bytes_before: fill.bytes_before,
             pages_max: config.volume_pages_max.max(1),
             bytes_max: config.volume_bytes_max.max(1),
+            drainer,
             background: Background {
                 task_tx: Some(task_tx),
                 worker: Some(worker),
@@ -543,6 +607,7 @@ impl VolumeWriter {
         let Self {
             volumes,
             store,
+            drainer,
             background,
             rotated,
             ..
@@ -555,7 +620,9 @@ impl VolumeWriter {
             .write_base()
             .map_err(|error| StoreFault::new("close", error))?;
         volumes.reopen_retired()?;
-        volumes.close_active(store)
+        let length_bytes = volumes.close_active(store);
+        drop(drainer);
+        length_bytes
     }
 }
 

@@ -14,6 +14,16 @@ pub(super) struct End {
     pub(super) hash: PageHash,
 }
 
+impl End {
+    /// Where a journal ends whose last page is `page`.
+    pub(super) fn behind(page: &Page<'_>) -> Self {
+        Self {
+            durable: page.header.last,
+            hash: page.hash(),
+        }
+    }
+}
+
 /// A volume's pages as they were walked: all whole groups.
 #[derive(Debug)]
 pub(super) struct Walk {
@@ -43,13 +53,20 @@ pub(super) fn walk(
     link: Option<(Sequence, PageHash)>,
 ) -> Result<Walk, WalkError> {
     let mut walker = Walker::new(identity, link);
-    loop {
-        let pages = store
-            .pages_from(walker.from(), CHUNK_PAGES)
-            .map_err(WalkError::Store)?;
-        if !walker.take(&pages, &mut |_| Ok(()))? {
-            return Ok(walker.walk);
-        }
+    walker.take_all(store)?;
+    Ok(walker.walk)
+}
+
+/// Where the whole groups of `store` end before anything is at fault; `None` when that cannot be told.
+pub(super) fn whole_end(
+    store: &dyn Store,
+    identity: JournalIdentity,
+    link: Option<(Sequence, PageHash)>,
+) -> Option<End> {
+    let mut walker = Walker::new(identity, link);
+    match walker.take_all(store) {
+        Err(WalkError::Store(_)) => None,
+        Ok(()) | Err(WalkError::Page { .. }) => walker.walk.start.map(|_| walker.walk.end),
     }
 }
 
@@ -103,6 +120,17 @@ impl Walker {
             group: None,
             group_bytes: 0,
             epoch: 0,
+        }
+    }
+
+    fn take_all(&mut self, store: &dyn Store) -> Result<(), WalkError> {
+        loop {
+            let pages = store
+                .pages_from(self.from(), CHUNK_PAGES)
+                .map_err(WalkError::Store)?;
+            if !self.take(&pages, &mut |_| Ok(()))? {
+                return Ok(());
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
-use super::volume::{VolumeWriter, Volumes};
+use super::volume::{VolumeWriter, Volumes, Written};
+use super::wal::Wal;
 use super::{
     CommitTiming, Config, Entry, Follower, Group, JournalReader, OpenOptions, RecoveryError,
     Settings, StoreError, Witness, record,
@@ -32,6 +33,7 @@ pub struct Journal {
     head_hash: PageHash,
     timing: CommitTiming,
     stop_path: std::path::PathBuf,
+    settings_path: std::path::PathBuf,
     /// Set for good by the first failure, and while a commit is under way: a panic in one leaves it set.
     poison: Option<StoreError>,
 }
@@ -104,8 +106,13 @@ impl Journal {
             currencies: settings.currencies,
             witnesses,
         };
-        let lock = lock.map_or_else(|| Self::lock(config), Ok)?;
-        Self::open_locked(lock, config, options, clock, supervisor).map(Some)
+        // Nothing will be written that is worth a log.
+        let config = Config {
+            wal_bytes: 0,
+            ..config.clone()
+        };
+        let lock = lock.map_or_else(|| Self::lock(&config), Ok)?;
+        Self::open_locked(lock, &config, options, clock, supervisor).map(Some)
     }
 
     /// [`Journal::open`] on other stores than sled's.
@@ -140,23 +147,27 @@ impl Journal {
             fill,
             ..
         } = recovered;
+        let wal = Wal::open(&layout, &settings, config.wal_bytes, opener.as_ref())?;
         let volume = active.0;
         let length_bytes = active.1.length_bytes().unwrap_or_default();
-        let stop_path = layout.stop();
+        let (stop_path, settings_path) = (layout.stop(), layout.settings());
         let volumes = Arc::new(Volumes::new(
             layout,
             opener,
             Arc::clone(&clock),
             config,
             starts,
-            Arc::clone(&active.1),
-            ahead,
+            Written {
+                active: active.1,
+                ahead,
+                wal,
+            },
         ));
         let writer = VolumeWriter::start(
             Arc::clone(&volumes),
             Recovered::facts(&settings),
             config,
-            active,
+            volume,
             fill,
             supervisor,
         )
@@ -196,6 +207,7 @@ impl Journal {
             head_hash: recovered.head_hash,
             timing: CommitTiming::default(),
             stop_path,
+            settings_path,
             poison: None,
         })
     }
@@ -289,7 +301,7 @@ impl Journal {
             sync += shared.clock.monotonic().saturating_sub(written_at);
             Ok(())
         };
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = Unsynced::of(store.as_ref());
         for (key, page) in self.encoder.pages() {
             // A cut behind a sync within the group leaves an incomplete group, which the next start drops.
             if unsynced.is_sync_due(page.len()) {
@@ -345,6 +357,7 @@ impl Journal {
             volumes,
             feed,
             stop_path,
+            settings_path,
             poison,
             ..
         } = self;
@@ -364,6 +377,8 @@ impl Journal {
         };
         record::replace(&stop_path, &witness.to_bytes())
             .map_err(|error| failed(error.to_string().into()))?;
+        // Behind the drain of the log: the volumes have everything.
+        shared.settings.allow_older(&settings_path);
         drop(feed);
         Ok(())
     }

@@ -136,7 +136,7 @@ fn script() -> Vec<Act> {
 
 /// Runs one act in `world`; what it meets, if anything, must come. Gives the calls made in each lane.
 #[track_caller]
-fn play(world: &mut World, act: &Act, meets: Option<Meets>) -> [u64; 2] {
+fn play(world: &mut World, act: &Act, meets: Option<Meets>) -> [u64; 3] {
     let plan = Arc::new(Plan::default());
     if let Some(Meets {
         lane, nth, fault, ..
@@ -146,7 +146,7 @@ fn play(world: &mut World, act: &Act, meets: Option<Meets>) -> [u64; 2] {
     }
     let crash = meets.map_or(Crash::Kill, |meets| meets.crash);
     let down = run(world, act, &plan, crash);
-    let calls = [Lane::Writer, Lane::Background].map(|lane| plan.calls(lane));
+    let calls = Lane::ALL.map(|lane| plan.calls(lane));
     let Some(meets) = meets else {
         assert!(down.is_none(), "nothing befell it");
         return calls;
@@ -230,7 +230,7 @@ fn meets_at_every_call(lane: Lane, fault: Fault, crashes: &[fn(u64) -> Crash]) {
     for act in script() {
         let before = world.copy();
         let calls = play(&mut world, &act, None);
-        let calls = calls[usize::from(lane == Lane::Background)];
+        let calls = calls[Lane::ALL.iter().position(|known| *known == lane).unwrap()];
         for (nth, crash) in (1..=calls).zip(crashes.iter().cycle()) {
             let meets = Meets {
                 lane,
@@ -277,6 +277,13 @@ fn a_call_that_never_returns_acknowledges_nothing_and_loses_nothing() {
 }
 
 #[test]
+fn a_fault_while_the_log_is_drained_at_any_call_loses_nothing() {
+    for fault in [Fault::Fail, Fault::Late, Fault::Panic, Fault::Freeze] {
+        meets_at_every_call(Lane::Drain, fault, &[TORN, KILL, CUT, TORN]);
+    }
+}
+
+#[test]
 fn a_fault_of_the_background_at_any_call_loses_nothing() {
     for fault in [Fault::Fail, Fault::Late, Fault::Panic, Fault::Freeze] {
         meets_at_every_call(Lane::Background, fault, &[TORN, KILL, CUT]);
@@ -289,7 +296,7 @@ fn a_failure_at_a_call_of_a_real_store_loses_nothing() {
     let mut world = World::of_sled();
     for (act, offset) in script().iter().zip(1..) {
         let before = world.copy();
-        let [calls, _] = play(&mut world, act, None);
+        let [calls, ..] = play(&mut world, act, None);
         for (nth, fault) in (offset..=calls)
             .step_by(8)
             .zip([Fault::Fail, Fault::Late].iter().cycle())
@@ -345,7 +352,7 @@ fn a_slow_call_changes_nothing() {
     let mut world = World::new();
     for act in script() {
         let before = world.copy();
-        let [calls, _] = play(&mut world, &act, None);
+        let [calls, ..] = play(&mut world, &act, None);
         for nth in (1..=calls).step_by(3) {
             let mut world = before.copy();
             let plan = Arc::new(Plan::default());
@@ -399,7 +406,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
             Just(Fault::Freeze)
         ]
     };
-    let lane = prop_oneof![4 => Just(Lane::Writer), 1 => Just(Lane::Background)];
+    let lane =
+        prop_oneof![4 => Just(Lane::Writer), 2 => Just(Lane::Drain), 1 => Just(Lane::Background)];
     let together = proptest::collection::vec(op(), 2..5);
     let one = prop_oneof![
         30 => op().prop_map(|op| Move::Step(Step::Do(op))),

@@ -40,8 +40,13 @@ const TICK: Duration = Duration::from_micros(200);
 const STANDSTILL: Duration = Duration::from_millis(20);
 /// Pages of a volume: few, so that the scripts rotate.
 const VOLUME_PAGES: u64 = 6;
+/// Length of the log: so short that it fills up.
+const WAL_BYTES: u64 = 6 * 4_096;
 /// Metadata of a batch's items, so that two of them fill a page.
 const WIDE_BYTES: usize = 1_900;
+
+/// The lanes without which nothing is written for long.
+const WRITING: [Lane; 2] = [Lane::Writer, Lane::Drain];
 
 /// One thing that is done to an open ledger.
 #[derive(Clone, Debug)]
@@ -260,6 +265,7 @@ impl World {
             };
             let journal_config = journal::Config {
                 volume_pages_max: VOLUME_PAGES,
+                wal_bytes: WAL_BYTES,
                 ..journal::Config::new(&config.data_dir)
             };
             let journal = Journal::open_with(
@@ -279,7 +285,7 @@ impl World {
                 .map_err(|error| error.to_string())?;
             Ok::<_, String>((ledger, reader, follower))
         };
-        let (ledger, reader, follower) = match watched(plan, "opening", &[Lane::Writer], work) {
+        let (ledger, reader, follower) = match watched(plan, "opening", &WRITING, work) {
             Ended::With(found) => found?,
             Ended::Panicked => return Err("a panic".into()),
             Ended::Frozen => return Err("it stands still".into()),
@@ -310,6 +316,10 @@ impl World {
 
     /// The process dies, or the power goes: goes on with what is left on disk.
     pub(super) fn crash(&mut self, live: Option<Live>, plan: &Plan, crash: Crash) {
+        if matches!(self.disk, Disk::Sled) {
+            // Real files are copied one after the other, while the log is drained.
+            plan.end_and_wait();
+        }
         let next = self.next_folder();
         let dead = std::mem::replace(&mut self.folder, next);
         copy_folder(&dead, &self.folder);
@@ -355,7 +365,7 @@ impl World {
         } = live;
         supervisor.start_drain();
         let work = move || ledger.drain(PATIENCE) && ledger.close().is_ok();
-        let ended = watched(&plan, "closing", &[Lane::Writer, Lane::Background], work);
+        let ended = watched(&plan, "closing", &Lane::ALL, work);
         drop(runtime);
         matches!(ended, Ended::With(true))
     }
@@ -507,10 +517,8 @@ impl World {
             );
             return self.ask(live, later);
         }
-        assert!(
-            live.plan.has_fired(Lane::Writer),
-            "not answered: {answers:?}"
-        );
+        let has_fired = WRITING.iter().any(|lane| live.plan.has_fired(*lane));
+        assert!(has_fired, "not answered: {answers:?}");
         assert!(!answers[told..].iter().any(is_told), "{answers:?}");
         self.assert_nothing_more_is_said(live);
         // The first stood in a group of its own, and with it the others were never taken.
@@ -523,7 +531,7 @@ impl World {
     fn assert_nothing_more_is_said(&self, live: &mut Live) {
         let probe = Command::Issue(request(0, 0, 1, false));
         let handle = live.ledger.handle();
-        if live.plan.is_frozen(Lane::Writer) {
+        if live.is_frozen() {
             let age = live.reader.sync_age();
             self.clock.advance(Duration::from_secs(6));
             assert_eq!(live.reader.sync_age(), age + Duration::from_secs(6));
@@ -637,7 +645,8 @@ impl Live {
             if waiting.len() > 1 {
                 plan.close_gate();
                 let first = &mut waiting[..1];
-                until(first, || plan.is_at_gate() || plan.is_frozen(Lane::Writer)).await;
+                let mut stands_still = standstill(plan);
+                until(first, || plan.is_at_gate() || stands_still()).await;
                 if matches!(*waiting[0], MaybeDone::Done(_)) {
                     waiting.truncate(1);
                 } else {
@@ -646,9 +655,9 @@ impl Live {
                 }
                 plan.open_gate();
             }
-            until(&mut waiting, || plan.is_frozen(Lane::Writer)).await;
+            until(&mut waiting, standstill(plan)).await;
             // Answers of the group before the one that stands still are on their way.
-            for _ in 0..if plan.is_frozen(Lane::Writer) { 3 } else { 0 } {
+            for _ in 0..if self.is_frozen() { 3 } else { 0 } {
                 tokio::time::sleep(TICK).await;
                 until(&mut waiting, || true).await;
             }
@@ -668,6 +677,11 @@ impl Live {
         entries
     }
 
+    /// Whether a call stands still without which nothing is written for long.
+    fn is_frozen(&self) -> bool {
+        WRITING.iter().any(|lane| self.plan.is_frozen(*lane))
+    }
+
     fn checkpoint(&mut self) {
         self.try_checkpoint().unwrap();
     }
@@ -678,8 +692,23 @@ impl Live {
     }
 }
 
+/// Whether nothing will be answered any more, when asked at every tick: the writer stands still, or for a while already
+/// the thread that drains the log, which may be full.
+fn standstill(plan: &Plan) -> impl FnMut() -> bool {
+    let mut frozen = Duration::ZERO;
+    move || {
+        if plan.is_frozen(Lane::Drain) {
+            frozen += TICK;
+        }
+        plan.is_frozen(Lane::Writer) || frozen >= STANDSTILL
+    }
+}
+
 /// Polls all of `waiting` until they are done or `is_enough`.
-async fn until<F: Future>(waiting: &mut [Pin<Box<MaybeDone<F>>>], is_enough: impl Fn() -> bool) {
+async fn until<F: Future>(
+    waiting: &mut [Pin<Box<MaybeDone<F>>>],
+    mut is_enough: impl FnMut() -> bool,
+) {
     let mut waited = Duration::ZERO;
     loop {
         let done = poll_fn(|context| {

@@ -47,13 +47,13 @@ async fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
     let ours = fs::read(&path).unwrap();
     // docs/FORMAT.md: the version stands at 10, a CRC32 of all before at the end.
     let mut newer = ours[..ours.len() - 4].to_vec();
-    newer[10] += 1;
+    newer[10] = 3;
     newer.extend(crc32fast::hash(&newer).to_le_bytes());
     fs::write(&path, &newer).unwrap();
     let before = contents(server.data_dir());
     let log = refused("dev", server.data_dir(), Exit::CannotCreate).await;
     assert!(
-        log.contains("is of format 2; this program reads up to 1"),
+        log.contains("is of format 3; this program reads up to 2"),
         "{log}"
     );
     assert_eq!(contents(server.data_dir()), before);

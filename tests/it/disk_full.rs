@@ -16,7 +16,9 @@ async fn a_full_disk_is_told_to_the_client_and_takes_nothing_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new("sh")
         .args(["-c", LIMITED, env!("CARGO_BIN_EXE_echopay")])
-        .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+        // A log that is shorter than the limit: the volume meets it.
+        .args(["dev", "--listen", "127.0.0.1:0", "--wal-bytes", "65536"])
+        .arg("--data-dir")
         .arg(folder.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -34,7 +34,7 @@ const PLAN: [Option<Step>; 14] = [
     Some(Step::Recovery),
     Some(Step::Write),
     Some(Step::Stop),
-    None,
+    Some(Step::Drain),
     Some(Step::Rotation),
     Some(Step::Recovery),
 ];
@@ -84,7 +84,7 @@ impl Story {
             Some(Step::StoreCreation | Step::Recovery) => 50,
             Some(Step::FolderCreation) => 1,
             Some(Step::Write | Step::Sync) => 80,
-            Some(Step::Rotation) => 24,
+            Some(Step::Rotation | Step::Drain) => 24,
             Some(Step::Checkpoint | Step::Stop) => 110,
         };
         let cut = Cut {

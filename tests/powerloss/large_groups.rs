@@ -39,7 +39,11 @@ async fn cut_within_a_group(rig: &mut Rig, random: &mut Random) -> Option<String
     })
     .await;
     rig.machine.arm(Cut {
-        step: Some(Step::Write),
+        step: Some(if random.coin() {
+            Step::Write
+        } else {
+            Step::Drain
+        }),
         nth: random.below(STEPS) + 2,
         is_done: true,
     });

@@ -22,10 +22,12 @@ pub(crate) enum Step {
     StoreCreation,
     /// A folder is made.
     FolderCreation,
-    /// A group is written to the active volume.
+    /// A group is written to the log.
     Write,
     /// A group is synced.
     Sync,
+    /// Pages are brought from the log into their volume.
+    Drain,
     /// The next volume is made, or the full one closed.
     Rotation,
     /// A checkpoint file is written.
@@ -38,11 +40,12 @@ pub(crate) enum Step {
 
 impl Step {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::StoreCreation,
         Self::FolderCreation,
         Self::Write,
         Self::Sync,
+        Self::Drain,
         Self::Rotation,
         Self::Checkpoint,
         Self::Recovery,
@@ -63,9 +66,13 @@ pub(crate) fn steps_of(phase: Phase, op: Op, path: &str) -> Vec<Step> {
         Phase::FirstStart => steps.push(Step::StoreCreation),
         Phase::Recovery => steps.push(Step::Recovery),
         Phase::Stopping => steps.push(Step::Stop),
-        Phase::Running if path.ends_with("/sled/db") => match op {
+        Phase::Running if path.ends_with("/wal") => match op {
             Op::Write => steps.push(Step::Write),
             Op::Sync => steps.push(Step::Sync),
+            _ => {}
+        },
+        Phase::Running if path.ends_with("/sled/db") => match op {
+            Op::Write | Op::Sync => steps.push(Step::Drain),
             _ => steps.push(Step::Rotation),
         },
         Phase::Running if path.contains("/volumes/") => steps.push(Step::Rotation),

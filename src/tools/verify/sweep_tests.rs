@@ -61,6 +61,7 @@ fn variable(name: &str) -> Option<String> {
 fn journal_config(data_dir: &Path) -> journal::Config {
     journal::Config {
         volume_pages_max: 16,
+        wal_bytes: 64 << 10,
         ..journal::Config::new(data_dir)
     }
 }
