@@ -19,10 +19,10 @@ pub struct Config {
     pub replication: i32,
     /// What a consumer may rely on. Default [`Delivery::Idempotent`].
     pub delivery: Delivery,
-    /// Longest time in milliseconds that an event waits for others to leave with, while the brokers answer within it.
-    /// Default 10. Idempotent: for one half events gather before they leave together, for the other `linger.ms` holds
-    /// them, less 2 ms for the way; while the brokers are slower, up to four windows gather. Exactly once: how long a transaction gathers
-    /// before it is committed, at least 1; `linger.ms` is 1 then.
+    /// How long in milliseconds an event waits for others to leave with. Default 10. Idempotent: events gather for half of
+    /// it, up to all of it while the brokers still have those before, and leave together; for another half `linger.ms`
+    /// holds them, less 2 ms for the way. Exactly once: how long a transaction gathers before it is committed, at least 1;
+    /// `linger.ms` is 1 then.
     pub batch_window_ms: u32,
     /// Records after which a partition's batch leaves before its window ends. Default 10,000, at which the window or the
     /// bytes end it first: each batch is a request, and requests are what a broker's CPU goes into.
@@ -218,8 +218,8 @@ impl Config {
         Duration::from_millis(self.batch_window_ms.into())
     }
 
-    /// How long librdkafka gathers a batch: the window less what [`Bursts`] and the way take. In a transaction the window is that
-    /// of the transaction, and every batch of it is waited for.
+    /// How long librdkafka gathers a batch: the window less what [`Bursts`] and the way take. In a transaction the window is
+    /// that of the transaction, and every batch of it is waited for.
     pub(super) fn linger_ms(&self) -> u32 {
         match self.delivery {
             Delivery::Idempotent => {
