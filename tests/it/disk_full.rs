@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use crate::support::server::{Client, DEADLINE, TestServer, wait_until};
+use crate::support::server::{Client, DEADLINE, Response, TestServer, wait_until};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -13,11 +13,26 @@ const LIMITED: &str = r#"trap '' XFSZ; ulimit -f 1024; exec "$0" "$@""#;
 
 #[tokio::test]
 async fn a_full_disk_is_told_to_the_client_and_takes_nothing_acknowledged() {
+    let last = pay_until_the_disk_is_full("0").await.unwrap();
+    assert_eq!(last.status, 504, "{}", last.body);
+    assert!(last.body.contains("OUTCOME_UNKNOWN"), "{}", last.body);
+}
+
+#[tokio::test]
+async fn a_full_disk_behind_the_log_takes_nothing_acknowledged() {
+    // Shorter than the limit, so that the volume meets it: as likely between two payments, of which the later is told
+    // nothing but that nobody listens any more.
+    if let Ok(last) = pay_until_the_disk_is_full("65536").await {
+        assert_eq!(last.status, 504, "{}", last.body);
+    }
+}
+
+/// Gives what the first payment is told that is not acknowledged. All others are there at the next start.
+async fn pay_until_the_disk_is_full(wal_bytes: &str) -> Result<Response, String> {
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new("sh")
         .args(["-c", LIMITED, env!("CARGO_BIN_EXE_echopay")])
-        // A log that is shorter than the limit: the volume meets it.
-        .args(["dev", "--listen", "127.0.0.1:0", "--wal-bytes", "65536"])
+        .args(["dev", "--listen", "127.0.0.1:0", "--wal-bytes", wal_bytes])
         .arg("--data-dir")
         .arg(folder.path())
         .stdout(Stdio::piped())
@@ -49,16 +64,13 @@ async fn a_full_disk_is_told_to_the_client_and_takes_nothing_acknowledged() {
     })
     .await;
     assert_eq!(status.unwrap().code(), Some(74));
-    let last = last.unwrap();
-    assert_eq!(last.status, 504, "{}", last.body);
-    assert!(last.body.contains("OUTCOME_UNKNOWN"), "{}", last.body);
-
     assert!(acknowledged.len() > 50, "{}", acknowledged.len());
     let server = TestServer::launch("dev", &[], folder).await;
     for id in acknowledged {
         let found = server.get(&format!("/api/v1/transactions/{id}")).await;
         assert_eq!(found.status, 200, "{id}: {}", found.body);
     }
+    last
 }
 
 /// Reads the first line on stdout.
