@@ -169,6 +169,10 @@ impl<'s> Session<'s> {
     /// Why all looks share one producer: behind its fence nothing of ours is added, unless somebody fences it, and then
     /// it can send nothing. So what ended a partition at the first look bounds what has to be seen, however many
     /// transactions of others begin meanwhile.
+    ///
+    /// Why not for ever: what is open may be ours. A broker that was killed in the middle of a transaction has been seen to
+    /// let a fence pass and to leave it open; a later fence ended it. So the session ends after `request_timeout_ms`, and the
+    /// next one fences anew and takes the ends anew.
     fn look(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<Found, End> {
         let cursor = ship.cursor.as_ref();
         let fits = |cursor: &&Cursor| {
@@ -180,6 +184,8 @@ impl<'s> Session<'s> {
             .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
             .unwrap_or_default();
         let (mut first_ends, mut since, mut told) = (None, None, None);
+        let fence_again_after = Duration::from_millis(ship.config.request_timeout_ms);
+        let fence_again_at = ship.clock.monotonic() + fence_again_after;
         loop {
             let found = scout.found(partitions, &marks, ship.reader.lineage().clone());
             match &found {
@@ -197,6 +203,9 @@ impl<'s> Session<'s> {
                     ship.clock.monotonic(),
                     ship.config.open_transaction_wait_ms,
                 ),
+                Delivery::ExactlyOnce if ship.clock.monotonic() >= fence_again_at => {
+                    return Err(End::Broken(undecided.to_string()));
+                }
                 Delivery::ExactlyOnce => false,
             };
             if gives_up {
