@@ -4,10 +4,8 @@
 //! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
 //! since librdkafka goes on behind a failed record and would leave a hole.
 //!
-//! How it is polled matters (measured). `poll(d)` blocks for all of `d`, and spins through its last part; so whoever
-//! sends asks for what is there, and sleeps in between where there is nothing else to do. A thread of its own that polls
-//! costs more than it hears: it wakes the sender for a handful of reports at a time, and frees what the sender
-//! allocated, which neither side's allocator likes.
+//! How it is polled matters (measured): `poll(d)` blocks for all of `d` while it serves the reports, and polling
+//! often costs a core. So a thread of its own calls `poll(100 ms)`, and reports are heard at once nevertheless.
 
 mod audit;
 #[cfg(test)]
@@ -20,8 +18,9 @@ pub(super) use topic::{Mark, Owner, Scout, owner};
 
 use super::config::{Config, Delivery};
 use crate::clock::SharedClock;
+use crate::tasks::{OnExit, Supervisor};
 use crate::types::Sequence;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -30,6 +29,8 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::debug;
 use uuid::Uuid;
@@ -37,8 +38,7 @@ use uuid::Uuid;
 // A sequence travels through librdkafka as the record's opaque pointer.
 const _: () = assert!(usize::BITS >= 64);
 
-/// Between two looks for reports, where nothing else is to be done.
-const LOOK: Duration = Duration::from_micros(500);
+const POLL: Duration = Duration::from_millis(100);
 /// The range librdkafka allows for `message.max.bytes`.
 const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -162,11 +162,13 @@ impl Brokers {
     }
 
     /// A producer. `message_bytes_max` is the topic's limit where it is known; `one_by_one` sends each record alone,
-    /// so that a refused one is known by itself.
+    /// so that a refused one is known by itself. `wake` is called when a first report has come.
     pub(super) fn link(
         &self,
         message_bytes_max: Option<u64>,
         one_by_one: bool,
+        wake: Arc<dyn Fn() + Send + Sync>,
+        supervisor: &Supervisor,
     ) -> Result<Link, KafkaTrouble> {
         let mut config = self.producing.clone();
         if let Some(limit) = message_bytes_max.filter(|_| self.limits_message_bytes) {
@@ -176,18 +178,35 @@ impl Brokers {
         if one_by_one {
             config.set("batch.num.messages", "1");
         }
-        let heard = Arc::new(Mutex::new(Heard::default()));
+        let inbox = Arc::new(Inbox {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            wake,
+        });
         let context = Reports {
-            heard: Arc::clone(&heard),
+            inbox: Arc::clone(&inbox),
         };
         let producer: BaseProducer<Reports> = config
             .create_with_context(context)
             .map_err(|error| KafkaTrouble::new("kafka producer", error))?;
+        let producer = Arc::new(producer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = Poller {
+            producer: Arc::clone(&producer),
+            stop: Arc::clone(&stop),
+            inbox: Arc::clone(&inbox),
+        };
+        let thread = supervisor
+            .spawn_thread("kafka-poll", OnExit::Continue, move || poller.run())
+            .map_err(|error| KafkaTrouble::new("kafka poll thread", error))?;
+        let (producer, thread, topic) = (Some(producer), Some(thread), self.topic.clone());
         Ok(Link {
             delivery: self.delivery,
-            producer: Some(producer),
-            heard,
-            topic: self.topic.clone(),
+            producer,
+            inbox,
+            stop,
+            thread,
+            topic,
         })
     }
 }
@@ -232,12 +251,14 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// One producer's life.
+/// One producer's life, with the thread that polls it.
 pub(super) struct Link {
     delivery: Delivery,
     /// `None` once closed.
-    producer: Option<BaseProducer<Reports>>,
-    heard: Arc<Mutex<Heard>>,
+    producer: Option<Arc<BaseProducer<Reports>>>,
+    inbox: Arc<Inbox>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
     topic: String,
 }
 
@@ -277,54 +298,29 @@ impl Link {
         })
     }
 
-    /// Has the callbacks hear what has come. Never waits.
-    pub(super) fn serve(&self) {
-        let Some(producer) = &self.producer else {
-            return;
-        };
-        // One call hears one event, and an event is all reports of a batch.
-        loop {
-            let before = self.heard.lock().reports.len();
-            producer.poll(Duration::ZERO);
-            if self.heard.lock().reports.len() == before {
-                return;
-            }
-        }
-    }
-
-    /// Swaps the reports that have come into `into`, which is emptied before. Their number is bounded by the producer's
+    /// Swaps the gathered reports into `into`, which is emptied before. Their number is bounded by the producer's
     /// queue: one report a record.
     pub(super) fn take_reports(&self, into: &mut Vec<Report>) {
-        self.serve();
         into.clear();
-        std::mem::swap(&mut self.heard.lock().reports, into);
+        std::mem::swap(&mut self.inbox.state.lock().reports, into);
     }
 
-    /// Waits until there is a report, at most about `timeout`.
+    /// Waits until there is a report, at most `timeout`.
     pub(super) fn wait_for_reports(&self, timeout: Duration) {
-        let mut waited = Duration::ZERO;
-        loop {
-            self.serve();
-            let is_over = {
-                let heard = self.heard.lock();
-                !heard.reports.is_empty() || heard.broken.is_some() || waited >= timeout
-            };
-            if is_over {
-                return;
-            }
-            std::thread::sleep(LOOK);
-            waited += LOOK;
+        let mut state = self.inbox.state.lock();
+        if state.reports.is_empty() && state.broken.is_none() {
+            self.inbox.arrived.wait_for(&mut state, timeout);
         }
     }
 
-    /// Why this producer is of no more use, once it is. As of the last look for reports.
+    /// Why this producer is of no more use, once it is.
     pub(super) fn broken(&self) -> Option<String> {
-        self.heard.lock().broken.clone()
+        self.inbox.state.lock().broken.clone()
     }
 
-    /// The newest trouble that librdkafka works on by itself, told once. As of the last look for reports.
+    /// The newest trouble that librdkafka works on by itself, told once.
     pub(super) fn take_notice(&self) -> Option<String> {
-        self.heard.lock().notice.take()
+        self.inbox.state.lock().notice.take()
     }
 
     /// The cluster's id as of the last answer of a broker. librdkafka caches it, and each question leaks the few
@@ -336,9 +332,14 @@ impl Link {
     /// Drops the producer with all that it still has, in about half a second, and gives the last reports. What it
     /// had sent may still arrive.
     pub(super) fn close(&mut self) -> Vec<Report> {
-        // This purges, and hears of what was purged.
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic was logged by the supervisor, and the inbox tells that there is no thread any more.
+            drop(thread.join());
+        }
+        // The last owner: this purges and reports what was purged.
         self.producer = None;
-        std::mem::take(&mut self.heard.lock().reports)
+        std::mem::take(&mut self.inbox.state.lock().reports)
     }
 }
 
@@ -348,17 +349,71 @@ impl Drop for Link {
     }
 }
 
-/// What the callbacks have heard.
+/// Where librdkafka's callbacks put what they hear.
+struct Inbox {
+    state: Mutex<InboxState>,
+    arrived: Condvar,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
 #[derive(Default)]
-struct Heard {
+struct InboxState {
     reports: Vec<Report>,
     broken: Option<String>,
     notice: Option<String>,
 }
 
-/// The producer's callbacks. They run within [`Link::serve`], a commit, and the producer's end.
+impl Inbox {
+    /// `broken` in the same breath: who hears of the one finds the other.
+    fn report(&self, report: Report, broken: Option<String>) {
+        let first = {
+            let mut state = self.state.lock();
+            state.reports.push(report);
+            if state.broken.is_none() {
+                state.broken = broken;
+            }
+            state.reports.len() == 1
+        };
+        if first {
+            self.tell();
+        }
+    }
+
+    fn break_with(&self, reason: String) {
+        self.state.lock().broken.get_or_insert(reason);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.arrived.notify_all();
+        (self.wake)();
+    }
+}
+
+struct Poller {
+    producer: Arc<BaseProducer<Reports>>,
+    stop: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.producer.poll(POLL);
+        }
+    }
+}
+
+/// Without this thread no report would ever come: whoever waits for one has to hear of its end.
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.inbox.break_with("the poll thread ended".into());
+    }
+}
+
+/// The producer's callbacks. They run on the poll thread.
 struct Reports {
-    heard: Arc<Mutex<Heard>>,
+    inbox: Arc<Inbox>,
 }
 
 impl ClientContext for Reports {
@@ -369,11 +424,10 @@ impl ClientContext for Reports {
     /// Called twice for each error (rdkafka 0.39), so nothing is counted here.
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            let broken = &mut self.heard.lock().broken;
-            broken.get_or_insert_with(|| format!("fatal: {reason}"));
+            self.inbox.break_with(format!("fatal: {reason}"));
         } else {
             let notice = format!("{error}: {}", without_times(reason));
-            self.heard.lock().notice = Some(notice);
+            self.inbox.state.lock().notice = Some(notice);
         }
     }
 }
@@ -400,15 +454,14 @@ impl ProducerContext for Reports {
         // A partition that is no number of ours fits nothing that was sent, which is noticed there.
         let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
         let sequence = Sequence::new(u64::try_from(sequence).unwrap_or(u64::MAX));
-        let mut heard = self.heard.lock();
-        heard.reports.push(Report {
-            partition,
-            sequence,
-            outcome,
-        });
-        if heard.broken.is_none() {
-            heard.broken = broken;
-        }
+        self.inbox.report(
+            Report {
+                partition,
+                sequence,
+                outcome,
+            },
+            broken,
+        );
     }
 }
 

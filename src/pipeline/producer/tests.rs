@@ -36,7 +36,9 @@ fn brokers(broker: &Broker, topic: &str, overrides: &[(&str, &str)]) -> Brokers 
 }
 
 fn link(brokers: &Brokers, limit: Option<u64>) -> Link {
-    brokers.link(limit, false).unwrap()
+    brokers
+        .link(limit, false, Arc::new(|| {}), &Supervisor::new())
+        .unwrap()
 }
 
 fn event(sequence: u64) -> String {
