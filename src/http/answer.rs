@@ -115,7 +115,7 @@ impl hyper::body::Body for Body {
         progress.step();
         if rest.is_empty() {
             let polled = inner.poll_frame(cx);
-            progress.is_made(polled.is_ready());
+            progress.set_making(polled.is_pending());
             let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
                 ended => return Poll::Ready(ended),

@@ -175,9 +175,9 @@ impl Progress {
         self.0.pieces.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the piece that was asked for is there.
-    pub(super) fn is_made(&self, is_made: bool) {
-        self.0.is_making.store(!is_made, Ordering::Relaxed);
+    /// Notes whether the piece that was asked for is still being made.
+    pub(super) fn set_making(&self, is_making: bool) {
+        self.0.is_making.store(is_making, Ordering::Relaxed);
     }
 
     /// Runs `request`, as long as pieces of its answer are taken within `patience`, or, since it is looked at only when
@@ -330,11 +330,11 @@ mod tests {
         assert_eq!(progress.watch(long, slow).await, Outcome::Done);
 
         progress.step();
-        progress.is_made(false);
+        progress.set_making(true);
         let making = async { tokio::time::sleep(patience * 5).await };
         assert_eq!(progress.watch(patience, making).await, Outcome::Done);
 
-        progress.is_made(true);
+        progress.set_making(false);
         let never = std::future::pending();
         assert_eq!(progress.watch(patience, never).await, Outcome::Stuck);
     }

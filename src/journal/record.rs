@@ -9,7 +9,7 @@ use crate::types::{Currencies, Currency, CurrencyInfo, Sequence};
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"\xe9echorc\n";
@@ -155,18 +155,24 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
 /// Like [`replace`]; but which of the two contents a power cut leaves is settled by [`sync_folder`] only, which one may
 /// do for many files at once.
 pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+    let (temporary, mut file) = temporary_beside(path)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(RecoveryError::io("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))
+}
+
+/// An empty file beside `path`, for its owner alone, that shall have its name once it is whole.
+pub(crate) fn temporary_beside(path: &Path) -> Result<(PathBuf, File), RecoveryError> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::options()
+    let file = File::options()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&temporary)
         .map_err(RecoveryError::io("create", &temporary))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(RecoveryError::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))
+    Ok((temporary, file))
 }
 
 /// Makes the data folder, for the owner alone, since what lies in it is a secret. One that is there stays as it is, and

@@ -426,10 +426,7 @@ async fn an_own_instance_that_dies_in_mid_run_fails_it() {
         instances_in(dir.path()) == 1
     })
     .await;
-    wait_until(DEADLINE, "the load runs", async || {
-        journal_bytes(dir.path()) > 1 << 20
-    })
-    .await;
+    the_load_runs(dir.path()).await;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&cmdline).into_owned();
@@ -444,6 +441,14 @@ async fn an_own_instance_that_dies_in_mid_run_fails_it() {
     assert!(failures.contains("died in mid-run"), "{failures}");
     let (passed, found) = check(&result, "folder").unwrap();
     assert!(passed, "what it acknowledged is there: {found}");
+}
+
+/// Waits until the load on the own instance in `folder` has begun.
+async fn the_load_runs(folder: &Path) {
+    wait_until(DEADLINE, "the load runs", async || {
+        journal_bytes(folder) > 1 << 20
+    })
+    .await;
 }
 
 /// Of everything below a folder but the write-ahead log, which has its length before anything is in it.
@@ -479,10 +484,7 @@ async fn who_stops_it_gets_what_was_measured_and_finds_nothing_left() {
             "20",
         ];
         let run = Running::start(&load);
-        wait_until(DEADLINE, "the load runs", async || {
-            journal_bytes(dir.path()) > 1 << 20
-        })
-        .await;
+        the_load_runs(dir.path()).await;
         run.signal(signal);
         let (code, result) = run.result().await;
         assert_eq!(code, Some(0), "{result}");

@@ -6,10 +6,12 @@ use crate::support::http::{ALICE, TRANSACTIONS, balance, sequence, transfer};
 use crate::support::server::{DEADLINE, TestServer, wait_until};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,11 +22,17 @@ type Sender = SendRequest<Full<Bytes>>;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 async fn connect(server: &TestServer) -> Sender {
+    connect_by(&Builder::new(TokioExecutor::new()), server).await
+}
+
+/// A connection as `builder` has it, for bodies of any kind.
+async fn connect_by<B>(builder: &Builder<TokioExecutor>, server: &TestServer) -> SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let stream = TcpStream::connect(server.addr()).await.unwrap();
-    let (sender, connection) = Builder::new(TokioExecutor::new())
-        .handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.unwrap();
     #[expect(clippy::disallowed_methods, reason = "ends with the test")]
     tokio::spawn(connection);
     sender
@@ -275,14 +283,9 @@ async fn long_and_short_answers_that_are_not_taken_are_given_up_while_others_go_
 async fn a_long_answer_that_is_taken_slowly_comes_whole() {
     let server = TestServer::start_with(&["--request-timeout-ms", "1000"]).await;
     make_events(&server).await;
-    let stream = TcpStream::connect(server.addr()).await.unwrap();
-    let (mut sender, connection) = Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(16 << 10)
-        .handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
-    tokio::spawn(connection);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(16 << 10);
+    let mut sender: Sender = connect_by(&builder, &server).await;
     let uri = format!("http://localhost{EVENTS}");
     let request = Request::get(uri).body(Full::<Bytes>::default()).unwrap();
     let mut body = sender.send_request(request).await.unwrap().into_body();
@@ -320,13 +323,7 @@ async fn head_gets_the_length_and_no_body() {
 async fn beyond_all_places_requests_are_refused_and_counted_until_one_is_free() {
     let server = TestServer::start_with(&["--http2-requests-max", "1"]).await;
     let sender = connect(&server).await;
-    let stream = TcpStream::connect(server.addr()).await.unwrap();
-    let (mut slow, connection) = Builder::new(TokioExecutor::new())
-        .handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
-    tokio::spawn(connection);
+    let mut slow = connect_by(&Builder::new(TokioExecutor::new()), &server).await;
     // What never ends holds the place, unless a payment was there first.
     let mut ask_for_ever = || {
         let request = Request::post(format!("http://localhost{TRANSACTIONS}"))
@@ -362,13 +359,7 @@ async fn a_body_that_never_ends_is_told_so() {
         .header("content-type", "application/json")
         .header("content-length", "9");
     // `Full` would end the stream; this says nine bytes and never gives them.
-    let stream = TcpStream::connect(server.addr()).await.unwrap();
-    let (mut slow, connection) = Builder::new(TokioExecutor::new())
-        .handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
-    tokio::spawn(connection);
+    let mut slow = connect_by(&Builder::new(TokioExecutor::new()), &server).await;
     let answer = slow.send_request(head.body(Never).unwrap()).await.unwrap();
     assert_eq!(answer.status().as_u16(), 408);
     let body = answer.into_body().collect().await.unwrap().to_bytes();

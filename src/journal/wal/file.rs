@@ -10,7 +10,7 @@ use super::ring::BLOCK_BYTES;
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -81,14 +81,7 @@ pub(super) fn prepare(
 
 /// Why filled: a block that was never written costs the first write to it a commit of the file system's own journal.
 fn fill(path: &Path, size_bytes: u64) -> Result<(), RecoveryError> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(RecoveryError::io("create", &temporary))?;
+    let (temporary, mut file) = record::temporary_beside(path)?;
     let zeros = vec![0; ZEROS_BYTES];
     let mut left = size_bytes;
     let mut filled = || {

@@ -1,8 +1,8 @@
 //! How runs end: by signals, by deaths, by a number of requests; and that what was due is counted whatever happens.
 
 use super::{
-    PAYMENTS, Running, SHORT, bench, check, instances_in, is_empty, journal_bytes, json_of, metric,
-    number,
+    PAYMENTS, Running, SHORT, bench, check, instances_in, is_empty, json_of, metric, number,
+    the_load_runs,
 };
 use crate::support::server::{DEADLINE, TestServer, echopay, run_to_end, wait_until};
 use echopay::cli::Exit;
@@ -50,10 +50,7 @@ async fn a_terminals_ctrl_c_ends_the_load_and_not_the_instance() {
         .spawn()
         .unwrap();
     let run = Running { child };
-    wait_until(DEADLINE, "the load runs", async || {
-        journal_bytes(dir.path()) > 1 << 20
-    })
-    .await;
+    the_load_runs(dir.path()).await;
     kill_process_group(Pid::from_child(&run.child), Signal::INT).unwrap();
     let (code, result) = run.result().await;
     assert_eq!(code, Some(0), "{result}");
@@ -76,10 +73,7 @@ async fn a_signal_while_the_instance_is_examined_ends_the_run_at_once() {
         "20",
     ];
     let run = Running::start(&load);
-    wait_until(DEADLINE, "the load runs", async || {
-        journal_bytes(dir.path()) > 1 << 20
-    })
-    .await;
+    the_load_runs(dir.path()).await;
     // Stopped in mid-run, it does not heed what asks it to end: the run waits for it.
     let instance = instance_in(dir.path()).unwrap();
     kill_process(instance, Signal::STOP).unwrap();
