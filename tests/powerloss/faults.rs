@@ -15,6 +15,12 @@ const CLIENTS: usize = 4;
 const SMALL_VOLUMES: [&str; 2] = ["--volume-bytes-max", "1048576"];
 /// The disk failed while running.
 const EXIT_IO: Option<i32> = Some(74);
+const REFUSALS: [(Op, Errno); 4] = [
+    (Op::Write, Errno::EIO),
+    (Op::Write, Errno::ENOSPC),
+    (Op::Sync, Errno::EIO),
+    (Op::Sync, Errno::ENOSPC),
+];
 
 fn data_dir(rig: &Rig) -> PathBuf {
     rig.path().join("data")
@@ -65,17 +71,22 @@ impl Loaded {
         }
     }
 
+    /// Who waits for a commit that fails is told so.
+    async fn tells_an_unknown_outcome(&mut self, context: &str) {
+        self.clients_end().await;
+        let problems = self.load.all_problems();
+        assert!(
+            problems.contains(&(504, "OUTCOME_UNKNOWN".into())),
+            "{context}: {problems:?}"
+        );
+    }
+
     /// The process ends by itself with 74, its clients were answered, and a start on the healed disk has everything.
     async fn ends_and_nothing_is_lost(mut self, rig: &Rig, context: &str) {
         let status = self.process.wait_for_end().await;
         let log = self.process.whole_log().await;
         assert_eq!(status.code(), EXIT_IO, "{context}: {log}");
         self.clients_end().await;
-        let problems = self.load.all_problems();
-        assert!(
-            problems.contains(&(504, "OUTCOME_UNKNOWN".into())),
-            "{context}: who waits for a commit that fails is told so: {problems:?}"
-        );
         heal(&rig.machine);
         let mut process = Process::start(Some(&rig.machine), &data_dir(rig), &SMALL_VOLUMES);
         let client = process.expect_ready().await;
@@ -91,6 +102,18 @@ impl Loaded {
     }
 }
 
+/// Once only: a second try would succeed, and lie.
+fn refuse_once(rig: &Rig, path: &'static str, (op, error): (Op, Errno)) -> String {
+    rig.machine.fail(Some(Fault {
+        op: Some(op),
+        path,
+        nth: 1,
+        goes_on: false,
+        error,
+    }));
+    format!("{path}: {op:?} {error:?}")
+}
+
 fn heal(machine: &Machine) {
     machine.fail(None);
     machine.state().disk.set_capacity(1 << 40);
@@ -98,23 +121,25 @@ fn heal(machine: &Machine) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_the_disk_refuses_is_told_as_unknown_and_ends_the_process() {
-    for (op, error) in [
-        (Op::Write, Errno::EIO),
-        (Op::Write, Errno::ENOSPC),
-        (Op::Sync, Errno::EIO),
-        (Op::Sync, Errno::ENOSPC),
-    ] {
+    const WITHOUT_LOG: &[&str] = &["--wal-bytes", "0"];
+    for (flags, path) in [(&[][..], "data/wal"), (WITHOUT_LOG, "/sled/db")] {
+        for refusal in REFUSALS {
+            let Some(rig) = Rig::mount() else { return };
+            let mut loaded = Loaded::start(&rig, flags).await;
+            let context = refuse_once(&rig, path, refusal);
+            loaded.tells_an_unknown_outcome(&context).await;
+            loaded.ends_and_nothing_is_lost(&rig, &context).await;
+        }
+    }
+}
+
+/// Whether a payment waits at that moment is chance: what it waits for is durable in the log, or is told as unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_behind_the_log_that_refuses_ends_the_process_and_loses_nothing() {
+    for refusal in REFUSALS {
         let Some(rig) = Rig::mount() else { return };
         let loaded = Loaded::start(&rig, &[]).await;
-        // Once only: a second try would succeed, and lie.
-        rig.machine.fail(Some(Fault {
-            op: Some(op),
-            path: "/sled/db",
-            nth: 1,
-            goes_on: false,
-            error,
-        }));
-        let context = format!("{op:?} {error:?}");
+        let context = refuse_once(&rig, "/sled/db", refusal);
         loaded.ends_and_nothing_is_lost(&rig, &context).await;
     }
 }
