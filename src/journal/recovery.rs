@@ -5,7 +5,7 @@
 
 use super::page::{FORMAT_VERSION, NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
 use super::raw::{self, RawScan};
-use super::settings::{Base, merge_currencies};
+use super::settings::{Base, LOGGED_VERSION, merge_currencies};
 use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, read_anew, settle};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
@@ -299,15 +299,22 @@ fn read_log(
         None => {
             // A kill while it was made leaves an empty one.
             let any = RawScan::any_format(&path).map_err(RecoveryError::io("read", &path))?;
-            if any.is_some() && !is_stopped {
+            // Its facts are durable before the settings get this version, and stay as long as they have it.
+            let is_missed = record::version_of(&layout.settings())? == LOGGED_VERSION;
+            let reason = match (any, is_missed) {
+                (None, false) => return Ok(RawScan::default()),
+                (Some(_), _) => "it is missing, but the write-ahead log beside it holds pages",
+                (None, true) => {
+                    "it is missing, and so is the write-ahead log, which may have held what no volume has"
+                }
+            };
+            if !is_stopped {
                 return Err(RecoveryError::CorruptRecord {
                     path: layout.wal_facts(),
-                    reason: "it is missing, but the write-ahead log beside it holds pages",
+                    reason,
                 });
             }
-            if any.is_some() {
-                Facts::tell_none(layout, identity)?;
-            }
+            Facts::tell_none(layout, identity)?;
             RawScan::default()
         }
     };

@@ -360,14 +360,28 @@ fn an_older_program_is_refused_while_the_log_may_hold_more_than_the_volumes() {
 /// A clean stop excuses a log that is gone; the start behind it may be killed before there is a new one.
 #[test]
 fn a_start_that_ends_before_the_log_is_made_anew_stands_in_nobodys_way() {
-    for gone in ["wal", "wal-facts"] {
+    let gone_and_version: [(&[&str], u16); 4] = [
+        (&["wal"], 1),
+        (&["wal-facts"], 1),
+        (&["wal", "wal-facts"], 1),
+        // The stop before ended between its witness and the settings.
+        (&["wal", "wal-facts"], 2),
+    ];
+    for (gone, version) in gone_and_version {
         for step in ["wal-facts.tmp", "wal.tmp"] {
             let folder = tempfile::tempdir().unwrap();
             let config = logged(folder.path(), 8);
             let mut journal = open(&config);
             let last = commit(&mut journal, 3);
+            let settings = journal.settings().clone();
             journal.close().unwrap();
-            fs::remove_file(folder.path().join(gone)).unwrap();
+            for name in gone {
+                fs::remove_file(folder.path().join(name)).unwrap();
+            }
+            if version == 2 {
+                let path = folder.path().join("settings");
+                settings.refuse_older(&path).unwrap();
+            }
             let in_the_way = folder.path().join(step);
             fs::create_dir(&in_the_way).unwrap();
             assert!(try_open(&config, &options()).is_err());

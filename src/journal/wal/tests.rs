@@ -277,6 +277,9 @@ fn a_log_that_vanished_or_was_cut_or_is_anothers_is_told() {
     assert!(is_damaged(&killed.refusal(), "wal-facts"));
     fs::remove_file(killed.folder.path().join("wal-facts")).unwrap();
     assert!(is_damaged(&killed.refusal(), "wal-facts"));
+    fs::remove_file(killed.folder.path().join("wal")).unwrap();
+    assert!(is_damaged(&killed.refusal(), "wal-facts"));
+    fs::write(killed.folder.path().join("wal"), &whole).unwrap();
 
     let of_another = Facts {
         journal_id: identity().journal_id,
