@@ -253,8 +253,8 @@ impl Wal {
                 state = self.state.lock();
                 continue;
             }
-            state.wanted = state.synced;
-            self.changed.notify_all();
+            let target = state.synced;
+            self.want(&mut state, target);
             self.changed.wait(&mut state);
         }
     }
@@ -291,11 +291,19 @@ impl Wal {
             if state.is_ending {
                 return Err(StoreFault::new("drain", "the log is closed"));
             }
-            state.wanted = state.wanted.max(target);
-            self.changed.notify_all();
+            self.want(&mut state, target);
             self.changed.wait(&mut state);
         }
         Ok(())
+    }
+
+    /// Tells the thread that drains that somebody waits for so many pages. Once: two who wait would else wake each other
+    /// without end.
+    fn want(&self, state: &mut State, target: u64) {
+        if state.wanted < target {
+            state.wanted = target;
+            self.changed.notify_all();
+        }
     }
 
     /// Nothing is written, drained or given free from here on. The first failure counts.

@@ -105,6 +105,48 @@ fn a_log_that_is_full_holds_the_writer_up_and_nothing_else() {
     assert_eq!(reader.undrained_bytes(), 0);
 }
 
+/// Two that wait for the drain: each would wake the other as often as it is woken.
+#[test]
+fn whoever_waits_for_the_drain_wakes_nobody_while_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (opener, plan) = planned(Arc::new(MemOpener::default()));
+    plan.arm(Lane::Drain, 1, Fault::Freeze);
+    let store_folder = folder.path().join("sled");
+    let inner = opener
+        .open(&store_folder, Purpose::Active, Duration::ZERO)
+        .unwrap();
+    let path = folder.path().join("wal");
+    fs::write(&path, vec![0; 2 * BLOCK_BYTES]).unwrap();
+    let wal = Arc::new(Wal::new(opener.open_ring(&path).unwrap(), 2 * BLOCK));
+    let store = wal.in_front_of(inner);
+    let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
+    let (full, closing) = (Arc::clone(&store), Arc::clone(&store));
+    let writer = std::thread::Builder::new().spawn(move || {
+        for key in 1..=4 {
+            full.insert(Sequence::new(key), &[7; 700]).unwrap();
+            full.flush().unwrap();
+            full.sync().unwrap();
+        }
+    });
+    wait_until("the log is full", || wal.state.lock().wanted == 2);
+    let closer = std::thread::Builder::new().spawn(move || closing.drain());
+    let mut wakes = 0;
+    for _quiet in 0..10 {
+        let mut state = wal.state.lock();
+        let quiet = Duration::from_millis(50);
+        while wakes < 100 && !wal.changed.wait_for(&mut state, quiet).timed_out() {
+            wakes += 1;
+        }
+    }
+    plan.thaw();
+    writer.unwrap().join().unwrap();
+    closer.unwrap().join().unwrap().unwrap();
+    store.drain().unwrap();
+    assert_eq!(wal.undrained_bytes(), 0);
+    drop(drainer);
+    assert!(wakes < 10, "{wakes}");
+}
+
 /// Whatever is in the log and whatever is in the store already: readers see the same.
 #[test]
 fn readers_find_each_page_once_wherever_it_is() {
