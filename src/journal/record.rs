@@ -162,9 +162,14 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
     fs::rename(&temporary, path).map_err(RecoveryError::io("rename", &temporary))
 }
 
+/// Where a file is made before it gets its name.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
 /// An empty file beside `path`, for its owner alone, that shall have its name once it is whole.
 pub(crate) fn temporary_beside(path: &Path) -> Result<(PathBuf, File), RecoveryError> {
-    let temporary = path.with_extension("tmp");
+    let temporary = unfinished(path);
     let file = File::options()
         .write(true)
         .create(true)

@@ -119,7 +119,8 @@ impl State {
 
 impl Wal {
     /// Opens the log of a journal whose stores lack nothing of what is in it; makes it where there is none of that size.
-    /// `None` for a size of 0, and where the disk has no room for one: what is there stays as it is, and is of no use.
+    /// `None` for a size of 0, which takes away one that is there, and where the disk has no room for one: what is there
+    /// stays as it is then, and is of no use.
     /// `settings` tell from here on whether programs that know of no log may open the folder.
     pub(super) fn open(
         layout: &Layout,
@@ -128,7 +129,9 @@ impl Wal {
         opener: &dyn Opener,
     ) -> Result<Option<Arc<Self>>, RecoveryError> {
         if size_bytes == 0 {
-            settings.allow_older(&layout.settings());
+            if let Err(error) = file::remove(layout, settings) {
+                tracing::warn!(%error, "a write-ahead log that is not used any more stays");
+            }
             return Ok(None);
         }
         let prepared = prepare(layout, settings.identity, size_bytes).and_then(|size_bytes| {

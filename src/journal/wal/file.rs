@@ -4,12 +4,12 @@ use super::super::Config;
 use super::super::record;
 use super::super::store::StoreFault;
 use super::super::volume::Layout;
-use super::super::{JournalIdentity, RecoveryError};
+use super::super::{JournalIdentity, RecoveryError, Settings};
 use super::Facts;
 use super::ring::BLOCK_BYTES;
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,10 +64,12 @@ pub(super) fn prepare(
         Err(RecoveryError::CorruptRecord { .. }) => 0,
         Err(error) => return Err(error),
     };
+    let path = layout.wal();
     if found == size_bytes {
+        // Of a start that was killed while it made one of another length.
+        let _stays = fs::remove_file(record::unfinished(&path));
         return Ok(size_bytes);
     }
-    let path = layout.wal();
     // First, so that a kill leaves no record of a ring that is gone or of another length.
     Facts::tell_none(layout, identity)?;
     fill(&path, size_bytes)?;
@@ -77,6 +79,31 @@ pub(super) fn prepare(
     };
     facts.tell(layout)?;
     Ok(size_bytes)
+}
+
+/// Takes the ring away, and lets programs in again that know of none. To be called once nothing in it is needed. An
+/// error says that it may be there still, and hurts nobody.
+pub(super) fn remove(layout: &Layout, settings: &Settings) -> Result<(), RecoveryError> {
+    // Also of one that is damaged, behind a clean stop.
+    let is_told = !matches!(
+        Facts::read(layout, settings.identity),
+        Ok(None | Some(Facts { size_bytes: 0, .. }))
+    );
+    // First, so that nobody misses the file; and before the settings say that there may be no facts.
+    if is_told {
+        Facts::tell_none(layout, settings.identity)?;
+    }
+    settings.allow_older(&layout.settings());
+    let path = layout.wal();
+    for path in [record::unfinished(&path), path] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(RecoveryError::io("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Why filled: a block that was never written costs the first write to it a commit of the file system's own journal.

@@ -416,6 +416,36 @@ fn a_kill_while_the_log_is_made_leaves_nothing_in_the_way() {
     assert_holds(&open(&logged(folder.path(), 8)), last);
 }
 
+/// An operator takes away what is not used; so does the program, what is left of a start that was killed included.
+#[test]
+fn a_log_that_is_turned_off_is_taken_away_and_missed_by_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ring, half) = (folder.path().join("wal"), folder.path().join("wal.tmp"));
+    let (logged, unlogged) = (logged(folder.path(), 8), logged(folder.path(), 0));
+    let mut journal = open(&logged);
+    commit(&mut journal, 3);
+    drop(journal);
+    fs::write(&half, [0; 99]).unwrap();
+    drop(open(&logged));
+    assert!(ring.exists() && !half.exists());
+    fs::write(&half, [0; 99]).unwrap();
+    let mut journal = open(&unlogged);
+    assert!(!ring.exists() && !half.exists());
+    let last = commit(&mut journal, 3);
+    drop(journal);
+    assert_holds(&open(&unlogged), last);
+    // What cannot be taken away is in nobody's way, and may be taken away by anyone.
+    drop(open(&logged));
+    fs::create_dir(&half).unwrap();
+    drop(open(&unlogged));
+    assert!(ring.exists());
+    fs::remove_dir(&half).unwrap();
+    fs::remove_file(&ring).unwrap();
+    assert_holds(&open(&unlogged), last);
+    drop(open(&logged));
+    assert_holds(&open(&logged), last);
+}
+
 /// Random groups, lengths of the log, faults of either side and crashes, one history after the other on the same disk:
 /// what was acknowledged is there, what was not is whole or absent, and nothing that was left over comes back.
 #[test]
