@@ -35,6 +35,8 @@ pub(super) struct DiskSpace {
     reserve_setting: Option<u64>,
     reserve_bytes: AtomicU64,
     free_bytes: AtomicU64,
+    /// What may be written until the disk is asked again.
+    room_bytes: AtomicU64,
     is_full: AtomicBool,
     is_unknown: AtomicBool,
 }
@@ -47,6 +49,7 @@ impl DiskSpace {
             reserve_setting,
             reserve_bytes: AtomicU64::new(reserve_setting.unwrap_or(0)),
             free_bytes: AtomicU64::new(0),
+            room_bytes: AtomicU64::new(u64::MAX),
             is_full: AtomicBool::new(false),
             is_unknown: AtomicBool::new(false),
         }
@@ -69,6 +72,8 @@ impl DiskSpace {
 
     /// Asks the disk, and tells the ledger what may be written until the next time. Blocks.
     pub(super) fn ask(&self, ledger: &LedgerHandle) {
+        // Before the disk is asked: what is drained meanwhile would else be neither in the log nor gone from what is free.
+        let logged_bytes = self.reader.undrained_bytes();
         let found = match rustix::fs::statvfs(&self.folder) {
             Ok(found) => found,
             Err(error) => {
@@ -76,7 +81,7 @@ impl DiskSpace {
                 if !self.is_unknown.swap(true, Ordering::Relaxed) {
                     warn!(%error, "cannot ask how much of the disk is free");
                 }
-                self.lend(ledger);
+                ledger.set_room(self.room_bytes.load(Ordering::Relaxed));
                 return;
             }
         };
@@ -91,21 +96,16 @@ impl DiskSpace {
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         self.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
         self.is_full.store(is_full, Ordering::Relaxed);
-        self.lend(ledger);
-    }
-
-    /// What may be written until the next question.
-    fn lend(&self, ledger: &LedgerHandle) {
-        ledger.set_room(match self.reserve_bytes() {
+        let room_bytes = match reserve_bytes {
             0 => u64::MAX,
-            _ if self.is_full() => 0,
+            _ if is_full => 0,
             reserve_bytes => {
-                let logged = self.reader.undrained_bytes();
-                let to_come = logged.saturating_mul(WRITTEN_FOR_A_LOGGED_BYTE);
-                let kept = reserve_bytes.saturating_add(to_come);
-                self.free_bytes().saturating_sub(kept)
+                let to_come = logged_bytes.saturating_mul(WRITTEN_FOR_A_LOGGED_BYTE);
+                free_bytes.saturating_sub(reserve_bytes.saturating_add(to_come))
             }
-        });
+        };
+        self.room_bytes.store(room_bytes, Ordering::Relaxed);
+        ledger.set_room(room_bytes);
     }
 }
 
