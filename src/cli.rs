@@ -256,7 +256,7 @@ pub struct Settings {
     /// Longest wait of a commit for further commands, while more callers were there lately than it has commands of; 0: none
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Disk")]
     pub group_wait_us: Option<u64>,
-    /// Length of the write-ahead log, at most 32 MiB; 0 goes without
+    /// Length of the write-ahead log, 64 KiB to 32 MiB; 0 goes without
     #[arg(long, value_name = "BYTES", help_heading = "Disk")]
     pub wal_bytes: Option<u64>,
     /// Pause between two rounds of checkpoints; a start replays what came in since the last one

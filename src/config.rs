@@ -309,12 +309,15 @@ fn journal(settings: &Settings, data_dir: &Path) -> Result<journal::Config, Conf
             default.volume_bytes_max,
             1 << 20..=1 << 34,
         )?,
-        wal_bytes: within(
-            "wal-bytes",
-            settings.wal_bytes,
-            default.wal_bytes,
-            0..=journal::Config::WAL_BYTES_MAX,
-        )?,
+        wal_bytes: match settings.wal_bytes {
+            Some(0) => 0,
+            given => within(
+                "wal-bytes",
+                given,
+                default.wal_bytes,
+                journal::Config::WAL_BYTES_MIN..=journal::Config::WAL_BYTES_MAX,
+            )?,
+        },
         ..default
     })
 }

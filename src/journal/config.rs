@@ -13,8 +13,8 @@ pub struct Config {
     /// Pages after which the journal goes to its next volume, whatever their size. Default 500,000: dropping a volume
     /// frees one allocation a page.
     pub volume_pages_max: u64,
-    /// Length of the write-ahead log, in bytes; rounded down to 4 KiB, at most [`Config::WAL_BYTES_MAX`]. 0: none, each
-    /// group goes to its volume at once. Default 8 MiB: some tenths of a second of the fastest load, which the stores may
+    /// Length of the write-ahead log, in bytes; rounded down to 4 KiB, [`Config::WAL_BYTES_MIN`] to
+    /// [`Config::WAL_BYTES_MAX`]. 0: none, each group goes to its volume at once. Default 8 MiB: some tenths of a second of the fastest load, which the stores may
     /// fall behind. What waits in it is in memory, too.
     pub wal_bytes: u64,
     /// Closed volumes that stay open for readers. Default 3: a much-read one becomes wholly resident (~185 MiB).
@@ -28,6 +28,9 @@ pub struct Config {
 impl Config {
     /// Longest write-ahead log: a start keeps so much of the newest pages in hand.
     pub const WAL_BYTES_MAX: u64 = 32 << 20;
+
+    /// Shortest write-ahead log: in one of a few pages each group would wait for the stores, which costs more than none.
+    pub const WAL_BYTES_MIN: u64 = 64 << 10;
 
     /// The defaults, in `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
