@@ -37,6 +37,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unclean;
+mod under_way;
 mod volume;
 mod wal;
 mod walk;

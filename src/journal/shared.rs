@@ -1,5 +1,6 @@
 //! What the writing end and all reading ends of one open journal have in common.
 
+use super::under_way::UnderWay;
 use super::volume::Volumes;
 use super::{Lineage, Settings, Witness};
 use crate::clock::SharedClock;
@@ -8,7 +9,7 @@ use crate::watermark::Watermark;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Shared state; the writer alone changes it.
@@ -23,29 +24,15 @@ pub(super) struct Shared {
     pub(super) head: Mutex<Witness>,
     pub(super) size_bytes: AtomicU64,
     pub(super) clock: SharedClock,
-    /// Monotonic nanoseconds (never 0) since when a write and sync are under way; 0 when none is.
-    pub(super) sync_since: AtomicU64,
+    /// The writer's write and sync.
+    pub(super) sync: UnderWay,
     /// Holds the data folder until the last end of the journal is gone. Dropped after `volumes`.
     pub(super) _lock: File,
 }
 
 impl Shared {
-    pub(super) fn sync_begins(&self) {
-        let nanos = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
-        self.sync_since.store(nanos.max(1), Ordering::Relaxed);
-    }
-
-    pub(super) fn sync_ended(&self) {
-        self.sync_since.store(0, Ordering::Relaxed);
-    }
-
+    /// How long the oldest write and sync under way has run, of the writer or of what drains the log behind it.
     pub(super) fn sync_age(&self) -> Duration {
-        match self.sync_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => self
-                .clock
-                .monotonic()
-                .saturating_sub(Duration::from_nanos(since)),
-        }
+        self.sync.age().max(self.volumes.drain_age())
     }
 }

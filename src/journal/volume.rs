@@ -218,6 +218,13 @@ impl Volumes {
         self.wal.as_ref().map_or(0, |wal| wal.undrained_bytes())
     }
 
+    /// How long a drain of the log has not returned.
+    pub(crate) fn drain_age(&self) -> Duration {
+        self.wal
+            .as_ref()
+            .map_or(Duration::ZERO, |wal| wal.drain_age())
+    }
+
     /// Whether the log failed.
     pub(crate) fn has_log_failed(&self) -> bool {
         self.wal.as_ref().is_some_and(|wal| wal.has_failed())

@@ -39,8 +39,10 @@ pub(super) use facts::Facts;
 pub(crate) use file::{RingFile, open_ring};
 
 use super::store::{Opener, Store, StoreFault, StoredPage, UNSYNCED_BYTES_MAX};
+use super::under_way::UnderWay;
 use super::volume::Layout;
 use super::{RecoveryError, Settings};
+use crate::clock::SharedClock;
 use crate::types::Sequence;
 use file::prepare;
 use parking_lot::{Condvar, Mutex};
@@ -49,6 +51,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Bytes of pages after which the writer syncs in the middle of a group: bounds the copy that is written at once, and
 /// lets a group be longer than the log.
@@ -61,6 +64,7 @@ pub(crate) struct Wal {
     state: Mutex<State>,
     /// Room was given free, pages were drained, or there is something to drain or to end.
     changed: Condvar,
+    draining: UnderWay,
     /// What the next write takes; the writer's alone. Kept so that it need not be made for each.
     buffer: Mutex<Vec<u8>>,
     /// Of the next store that is put behind the log.
@@ -126,6 +130,7 @@ impl Wal {
         layout: &Layout,
         settings: &Settings,
         size_bytes: u64,
+        clock: &SharedClock,
         opener: &dyn Opener,
     ) -> Result<Option<Arc<Self>>, RecoveryError> {
         if size_bytes == 0 {
@@ -150,11 +155,11 @@ impl Wal {
         let file = opener.open_ring(&path).map_err(|fault| {
             RecoveryError::io("open", &path)(std::io::Error::other(fault.to_string()))
         })?;
-        Ok(Some(Arc::new(Self::new(file, size_bytes))))
+        Ok(Some(Arc::new(Self::new(file, size_bytes, clock))))
     }
 
     /// The log in `file`, a ring of `size_bytes`, of which nothing is needed any more.
-    fn new(file: Arc<dyn RingFile>, size_bytes: u64) -> Self {
+    fn new(file: Arc<dyn RingFile>, size_bytes: u64, clock: &SharedClock) -> Self {
         Self {
             file,
             state: Mutex::new(State {
@@ -168,6 +173,7 @@ impl Wal {
                 failure: None,
             }),
             changed: Condvar::new(),
+            draining: UnderWay::new(Arc::clone(clock)),
             buffer: Mutex::default(),
             next_place: AtomicU64::new(0),
         }
@@ -186,6 +192,11 @@ impl Wal {
     /// Bytes of pages that are in the log alone.
     pub(crate) fn undrained_bytes(&self) -> u64 {
         u64::try_from(self.state.lock().bytes).unwrap_or(u64::MAX)
+    }
+
+    /// How long pages on the way into their store have not been durable there.
+    pub(crate) fn drain_age(&self) -> Duration {
+        self.draining.age()
     }
 
     /// Writes pages to the log, as far as it has room; waits for the rest until there is.

@@ -6,6 +6,7 @@ use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
 use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
+use super::under_way::UnderWay;
 use super::volume::{VolumeWriter, Volumes, Written};
 use super::wal::Wal;
 use super::{
@@ -147,7 +148,13 @@ impl Journal {
             fill,
             ..
         } = recovered;
-        let wal = Wal::open(&layout, &settings, config.wal_bytes, opener.as_ref())?;
+        let wal = Wal::open(
+            &layout,
+            &settings,
+            config.wal_bytes,
+            &clock,
+            opener.as_ref(),
+        )?;
         let volume = active.0;
         let length_bytes = active.1.length_bytes().unwrap_or_default();
         let (stop_path, settings_path) = (layout.stop(), layout.settings());
@@ -194,8 +201,8 @@ impl Journal {
             durable: durable_mark,
             head: Mutex::new(head),
             size_bytes: AtomicU64::new(fill.bytes_before.saturating_add(fill.bytes)),
+            sync: UnderWay::new(Arc::clone(&clock)),
             clock,
-            sync_since: AtomicU64::new(0),
             _lock: lock,
         });
         Ok(Self {
@@ -254,7 +261,7 @@ impl Journal {
             source_text: "an earlier commit did not end".into(),
         });
         let committed = self.write(&entries);
-        self.shared.sync_ended();
+        self.shared.sync.ended();
         let last = match committed {
             Ok(last) => last,
             Err(StoreFault { stage, reason, .. }) => {
@@ -290,13 +297,13 @@ impl Journal {
         let encode = shared.clock.monotonic().saturating_sub(begun_at);
         let last = entries.last().map_or(first, Entry::last);
         self.volumes.rotate_if_due(first, self.head_hash);
-        shared.sync_begins();
+        shared.sync.begins();
         let store = self.volumes.store();
         let mut sync = Duration::ZERO;
         let mut timed_settle = || {
             let written_at = shared.clock.monotonic();
             // Each by itself: a long group on a slow disk is no disk that hangs.
-            shared.sync_begins();
+            shared.sync.begins();
             settle(store.as_ref())?;
             sync += shared.clock.monotonic().saturating_sub(written_at);
             Ok(())

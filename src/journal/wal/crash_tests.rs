@@ -1,7 +1,7 @@
 //! Crashes between the log and the stores, and in the recovery from them: groups that are in neither of the two whole.
 
 use super::super::codec::Encoder;
-use super::super::faulty::{Fault, Lane, Plan};
+use super::super::faulty::{Fault, Lane};
 use super::super::memory::{Crash, MemOpener};
 use super::super::page::{MAGIC, NO_PAGE};
 use super::super::raw::{self, RawScan};
@@ -10,7 +10,7 @@ use super::super::testing::{
 };
 use super::super::volume::Layout;
 use super::super::{Body, Config, Entry, Journal};
-use super::tests::{BLOCK, logged, planned, ring, undrained, wait_until};
+use super::tests::{BLOCK, PlanGuard, logged, planned, ring, undrained, wait_until};
 use super::*;
 use crate::clock::SystemClock;
 use crate::ids::IdCipher;
@@ -42,7 +42,7 @@ struct Running {
     folder: tempfile::TempDir,
     opener: Arc<MemOpener>,
     journal: Option<Held>,
-    plan: Arc<Plan>,
+    plan: PlanGuard,
     last: Sequence,
 }
 
@@ -238,7 +238,7 @@ fn writing_a_second_lap(text_bytes: usize) -> Running {
         folder,
         opener,
         journal: Some(Held::By(writer.unwrap())),
-        plan,
+        plan: PlanGuard(plan),
         last,
     }
 }

@@ -83,7 +83,10 @@ fn work(wal: &Wal) -> Result<(), StoreFault> {
         place = pages.first().map(|page| page.place);
         let last = pages.last().map(|page| page.frees);
         let count = pages.len();
-        drain(&pages).map_err(|fault| wal.fail(fault))?;
+        wal.draining.begins();
+        let drained = drain(&pages);
+        wal.draining.ended();
+        drained.map_err(|fault| wal.fail(fault))?;
         // The store's handles too: whoever waits for the last page may want to close it.
         drop(pages);
         let mut state = wal.state.lock();

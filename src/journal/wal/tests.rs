@@ -8,13 +8,12 @@ use super::super::testing::{
 };
 use super::super::{Config, Journal};
 use super::*;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::ids::IdCipher;
 use crate::tasks::Supervisor;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 pub(super) const BLOCK: u64 = 4_096;
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -27,6 +26,10 @@ pub(super) fn logged(folder: &Path, blocks: u64) -> Config {
     }
 }
 
+fn clock() -> SharedClock {
+    Arc::new(SystemClock::new())
+}
+
 pub(super) fn planned(inner: Arc<dyn Opener>) -> (Arc<dyn Opener>, Arc<Plan>) {
     let plan = Arc::new(Plan::default());
     let opener = FaultyOpener::new(inner, Arc::clone(&plan));
@@ -34,10 +37,31 @@ pub(super) fn planned(inner: Arc<dyn Opener>) -> (Arc<dyn Opener>, Arc<Plan>) {
 }
 
 /// A journal whose pages stay in the log: the thread that drains it stands still at its first call.
-pub(super) fn undrained(config: &Config, opener: Arc<dyn Opener>) -> (Journal, Arc<Plan>) {
+pub(super) fn undrained(config: &Config, opener: Arc<dyn Opener>) -> (Journal, PlanGuard) {
     let (opener, plan) = planned(opener);
     plan.arm(Lane::Drain, 1, Fault::Freeze);
-    (open_with(config, &options(), opener).unwrap(), plan)
+    (
+        open_with(config, &options(), opener).unwrap(),
+        PlanGuard(plan),
+    )
+}
+
+/// A plan that ends with the test: a journal that waits for a thread that stands still would never be gone, and a test that
+/// fails would hang.
+pub(super) struct PlanGuard(pub(super) Arc<Plan>);
+
+impl std::ops::Deref for PlanGuard {
+    type Target = Plan;
+
+    fn deref(&self) -> &Plan {
+        &self.0
+    }
+}
+
+impl Drop for PlanGuard {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 pub(super) fn ring(folder: &Path) -> Vec<u8> {
@@ -92,7 +116,7 @@ fn a_log_that_is_full_holds_the_writer_up_and_nothing_else() {
     };
     let writer = std::thread::Builder::new().spawn(commits).unwrap();
     wait_until("the log is full", || {
-        plan.is_frozen(Lane::Drain) && reader.sync_age() > Duration::from_millis(20)
+        plan.is_frozen(Lane::Drain) && reader.shared.sync.age() > Duration::from_millis(20)
     });
     let durable = reader.durable().get();
     assert!(durable < Sequence::new(4 * 523), "{durable}");
@@ -103,6 +127,23 @@ fn a_log_that_is_full_holds_the_writer_up_and_nothing_else() {
     assert_holds(&journal, Sequence::new(4 * 523));
     journal.close().unwrap();
     assert_eq!(reader.undrained_bytes(), 0);
+}
+
+/// The writer may never notice: there is room in the log for a long time.
+#[test]
+fn a_store_that_hangs_behind_the_log_is_told_though_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = logged(folder.path(), 64);
+    let (mut journal, plan) = undrained(&config, Arc::new(MemOpener::default()));
+    let reader = journal.reader();
+    commit(&mut journal, 1);
+    wait_until("the drain hangs", || {
+        reader.sync_age() > Duration::from_millis(20)
+    });
+    assert_eq!(reader.shared.sync.age(), Duration::ZERO);
+    plan.thaw();
+    wait_until("it went on", || reader.undrained_bytes() == 0);
+    assert_eq!(reader.sync_age(), Duration::ZERO);
 }
 
 /// Two that wait for the drain: each would wake the other as often as it is woken.
@@ -117,7 +158,11 @@ fn whoever_waits_for_the_drain_wakes_nobody_while_nothing_changes() {
         .unwrap();
     let path = folder.path().join("wal");
     fs::write(&path, vec![0; 2 * BLOCK_BYTES]).unwrap();
-    let wal = Arc::new(Wal::new(opener.open_ring(&path).unwrap(), 2 * BLOCK));
+    let wal = Arc::new(Wal::new(
+        opener.open_ring(&path).unwrap(),
+        2 * BLOCK,
+        &clock(),
+    ));
     let store = wal.in_front_of(inner);
     let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
     let (full, closing) = (Arc::clone(&store), Arc::clone(&store));
@@ -161,7 +206,11 @@ fn readers_find_each_page_once_wherever_it_is() {
             .unwrap();
         let path = folder.path().join("wal");
         fs::write(&path, vec![0; 16 * BLOCK_BYTES]).unwrap();
-        let wal = Arc::new(Wal::new(opener.open_ring(&path).unwrap(), 16 * BLOCK));
+        let wal = Arc::new(Wal::new(
+            opener.open_ring(&path).unwrap(),
+            16 * BLOCK,
+            &clock(),
+        ));
         let store = wal.in_front_of(inner);
         let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
         let mut model = BTreeMap::new();
