@@ -6,8 +6,9 @@ use crate::pipeline::audit::{Record, Records};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(in crate::pipeline) struct TopicReader {
 }
 
 struct Lane {
+    /// What came before the partition had a queue of its own.
+    early: VecDeque<Result<Record, KafkaError>>,
     queue: PartitionQueue<Quiet>,
     low: i64,
     /// Behind the last record when the reading began.
@@ -94,25 +97,62 @@ impl TopicReader {
                 .split_partition_queue(topic, partition)
                 .ok_or_else(|| KafkaTrouble::new("kafka partitions", "a partition has no queue"))?;
             lanes.push(Lane {
+                early: VecDeque::new(),
                 queue,
                 low,
                 high,
                 is_ended: low >= high,
             });
         }
-        Ok(Self {
+        let mut reader = Self {
             consumer,
             lanes,
             timeout,
             clock: Arc::clone(&brokers.clock),
             until_serve: RECORDS_A_SERVE,
-        })
+        };
+        // What was fetched between `assign` and the split, all of it before anything in the partitions' own queues.
+        while reader.serve(WAIT) {}
+        Ok(reader)
     }
 
-    /// Nothing but librdkafka's own events comes here.
-    fn serve(&mut self) {
-        drop(self.consumer.poll(Duration::ZERO));
+    /// Takes one of what is in the common queue; whether there was any. Behind the beginning that is librdkafka's own events
+    /// only.
+    fn serve(&mut self, wait: Duration) -> bool {
         self.until_serve = RECORDS_A_SERVE;
+        let Some(polled) = self.consumer.poll(wait) else {
+            return false;
+        };
+        let (partition, early) = match polled {
+            Ok(message) => (message.partition(), Ok(record_of(&message))),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                (partition, Err(KafkaError::PartitionEOF(partition)))
+            }
+            // librdkafka goes on by itself; should it not, the deadline of the reading tells.
+            Err(_) => return true,
+        };
+        let lane = usize::try_from(partition).ok();
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            lane.early.push_back(early);
+        }
+        true
+    }
+}
+
+impl Lane {
+    fn poll(&mut self, wait: Duration) -> Option<Result<Record, KafkaError>> {
+        self.early.pop_front().or_else(|| {
+            let polled = self.queue.poll(wait)?;
+            Some(polled.map(|message| record_of(&message)))
+        })
+    }
+}
+
+fn record_of(message: &BorrowedMessage<'_>) -> Record {
+    Record {
+        offset: message.offset(),
+        key: message.key().unwrap_or_default().into(),
+        payload: message.payload().unwrap_or_default().into(),
     }
 }
 
@@ -124,7 +164,7 @@ impl Records for TopicReader {
 
     fn next(&mut self, partition: usize) -> Result<Option<Record>, KafkaTrouble> {
         if self.until_serve == 0 {
-            self.serve();
+            self.serve(Duration::ZERO);
         }
         self.until_serve -= 1;
         let deadline = self.clock.monotonic() + self.timeout;
@@ -133,25 +173,17 @@ impl Records for TopicReader {
             let Some(lane) = self.lanes.get_mut(partition).filter(|lane| !lane.is_ended) else {
                 return Ok(None);
             };
-            match lane.queue.poll(WAIT) {
-                Some(Ok(message)) => {
-                    let offset = message.offset();
-                    lane.is_ended = offset + 1 >= lane.high;
-                    if offset >= lane.high {
-                        return Ok(None);
-                    }
-                    return Ok(Some(Record {
-                        offset,
-                        key: message.key().unwrap_or_default().into(),
-                        payload: message.payload().unwrap_or_default().into(),
-                    }));
+            match lane.poll(WAIT) {
+                Some(Ok(record)) => {
+                    lane.is_ended = record.offset + 1 >= lane.high;
+                    return Ok((record.offset < lane.high).then_some(record));
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => lane.is_ended = true,
                 // librdkafka goes on by itself; should it not, the deadline tells.
                 Some(Err(error)) => last_error = Some(error),
                 None => {}
             }
-            self.serve();
+            self.serve(Duration::ZERO);
             if self.clock.monotonic() >= deadline {
                 let reason = last_error.map_or("no answer".into(), |error| error.to_string());
                 return Err(KafkaTrouble::new("kafka read", reason));
