@@ -36,7 +36,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 const SETTINGS: [(&str, &str); 8] = [
     ("enable.idempotence", "true"),
     ("enable.gapless.guarantee", "true"),
-    ("linger.ms", "8"),
+    ("linger.ms", "3"),
     ("batch.num.messages", "10000"),
     ("compression.type", "lz4"),
     ("message.timeout.ms", "0"),

@@ -37,6 +37,11 @@ impl EventEncoder {
         }
     }
 
+    /// The text of a wallet's id, as the events tell it: formatted once for all events of a payment.
+    pub fn wallet_text(&mut self, wallet: WalletId) -> &IdTextBytes {
+        self.wallets.get(wallet.uuid())
+    }
+
     /// Appends the event's JSON object to `out`, without a line end. Never fails; the same event gives the same bytes.
     pub fn encode(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"id\":\"");
@@ -107,7 +112,7 @@ impl EventEncoder {
     /// `head` is all in front of the id.
     fn wallet_field(&mut self, out: &mut Vec<u8>, head: &[u8], wallet: WalletId) {
         out.extend_from_slice(head);
-        out.extend_from_slice(self.wallets.get(wallet.uuid()));
+        out.extend_from_slice(self.wallet_text(wallet));
         out.push(b'"');
     }
 
@@ -150,7 +155,7 @@ fn write_scores(out: &mut Vec<u8>, old: FraudScore, new: FraudScore) {
 }
 
 /// A UUID in lower case with hyphens.
-type IdTextBytes = [u8; uuid::fmt::Hyphenated::LENGTH];
+pub type IdTextBytes = [u8; uuid::fmt::Hyphenated::LENGTH];
 
 /// The text of the id asked for last. Formatting one takes far longer than copying it, and a payment's events tell the
 /// same three ids eleven times.

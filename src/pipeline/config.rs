@@ -1,5 +1,6 @@
 //! Settings of the pipeline.
 
+use super::burst::Bursts;
 use crate::journal::EventKind;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ pub struct Config {
     pub replication: i32,
     /// What a consumer may rely on. Default [`Delivery::Idempotent`].
     pub delivery: Delivery,
-    /// Longest time in milliseconds that an event waits for others to leave with. Default 10. Idempotent: sets
-    /// `linger.ms` 2 ms below, which is what the way to the broker takes. Exactly once: how long a transaction gathers
-    /// before it is committed, at least 1; `linger.ms` is 1 then.
+    /// How long in milliseconds an event waits for others to leave with. Default 10. Idempotent: events gather for half of
+    /// it, up to all of it while the brokers still have those before, and leave together; for another half `linger.ms`
+    /// holds them, less 2 ms for the way. Exactly once: how long a transaction gathers before it is committed, at least 1;
+    /// `linger.ms` is 1 then.
     pub batch_window_ms: u32,
     /// Records after which a partition's batch leaves before its window ends. Default 10,000, at which the window or the
     /// bytes end it first: each batch is a request, and requests are what a broker's CPU goes into.
@@ -216,11 +218,15 @@ impl Config {
         Duration::from_millis(self.batch_window_ms.into())
     }
 
-    /// How long librdkafka gathers a batch: the window less what the way takes. In a transaction the window is that
-    /// of the transaction, and every batch of it is waited for.
+    /// How long librdkafka gathers a batch: the window less what [`Bursts`] and the way take. In a transaction the window is
+    /// that of the transaction, and every batch of it is waited for.
     pub(super) fn linger_ms(&self) -> u32 {
         match self.delivery {
-            Delivery::Idempotent => self.batch_window_ms.saturating_sub(2),
+            Delivery::Idempotent => {
+                let gather = Bursts::gather(self.batch_window()).as_millis();
+                let gather = u32::try_from(gather).unwrap_or(u32::MAX);
+                self.batch_window_ms.saturating_sub(gather + 2)
+            }
             Delivery::ExactlyOnce => 1,
         }
     }
@@ -257,7 +263,7 @@ mod tests {
     fn the_default_is_valid_and_ships_the_six_types_of_the_contract() {
         let config = Config::default();
         assert_eq!(config.validate(), Ok(()));
-        assert_eq!(config.linger_ms(), 8);
+        assert_eq!(config.linger_ms(), 3);
         assert!(config.selects(EventKind::BalanceUpdated));
         assert!(!config.selects(EventKind::WalletOpened));
     }

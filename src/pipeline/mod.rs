@@ -15,6 +15,7 @@
 //! | `handle.rs` | what others see and may ask |
 //! | `thread.rs` | the thread: connect, ship, rebuild, stop |
 //! | `session.rs` | one producer's life: from the first record to the trouble or the stop |
+//! | `burst.rs` | when what has gathered leaves (pure) |
 //! | `stall.rs` | whether acknowledgements are overdue (pure) |
 //! | `headers.rs` | a record's headers |
 //! | `session/commit.rs` | its transactions, where the delivery wants them |
@@ -30,6 +31,7 @@
 
 mod acks;
 mod audit;
+mod burst;
 pub mod config;
 mod cursor;
 mod handle;

@@ -4,8 +4,10 @@
 //! Nothing here decides. A [`Link`] is one producer's life; after any trouble it is closed and another one is made,
 //! since librdkafka goes on behind a failed record and would leave a hole.
 //!
-//! How it is polled matters (measured): `poll(d)` blocks for all of `d` while it serves the reports, and polling
-//! often costs a core. So a thread of its own calls `poll(100 ms)`, and reports are heard at once nevertheless.
+//! How it is polled matters (measured). `poll(d)` blocks for all of `d`, and spins through its last part; so whoever
+//! sends asks for what is there, and sleeps in between where there is nothing else to do. A thread of its own that polls
+//! costs more than it hears: it wakes the sender for a handful of reports at a time, and frees what the sender
+//! allocated, which neither side's allocator likes.
 
 mod audit;
 #[cfg(test)]
@@ -18,9 +20,8 @@ pub(super) use topic::{Mark, Owner, Scout, owner};
 
 use super::config::{Config, Delivery};
 use crate::clock::SharedClock;
-use crate::tasks::{OnExit, Supervisor};
 use crate::types::Sequence;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -29,8 +30,6 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::debug;
 use uuid::Uuid;
@@ -38,7 +37,8 @@ use uuid::Uuid;
 // A sequence travels through librdkafka as the record's opaque pointer.
 const _: () = assert!(usize::BITS >= 64);
 
-const POLL: Duration = Duration::from_millis(100);
+/// Between two looks for reports, where nothing else is to be done.
+const LOOK: Duration = Duration::from_micros(500);
 /// The range librdkafka allows for `message.max.bytes`.
 const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -162,13 +162,11 @@ impl Brokers {
     }
 
     /// A producer. `message_bytes_max` is the topic's limit where it is known; `one_by_one` sends each record alone,
-    /// so that a refused one is known by itself. `wake` is called when a first report has come.
+    /// so that a refused one is known by itself.
     pub(super) fn link(
         &self,
         message_bytes_max: Option<u64>,
         one_by_one: bool,
-        wake: Arc<dyn Fn() + Send + Sync>,
-        supervisor: &Supervisor,
     ) -> Result<Link, KafkaTrouble> {
         let mut config = self.producing.clone();
         if let Some(limit) = message_bytes_max.filter(|_| self.limits_message_bytes) {
@@ -178,35 +176,18 @@ impl Brokers {
         if one_by_one {
             config.set("batch.num.messages", "1");
         }
-        let inbox = Arc::new(Inbox {
-            state: Mutex::default(),
-            arrived: Condvar::new(),
-            wake,
-        });
+        let heard = Arc::new(Mutex::new(Heard::default()));
         let context = Reports {
-            inbox: Arc::clone(&inbox),
+            heard: Arc::clone(&heard),
         };
         let producer: BaseProducer<Reports> = config
             .create_with_context(context)
             .map_err(|error| KafkaTrouble::new("kafka producer", error))?;
-        let producer = Arc::new(producer);
-        let stop = Arc::new(AtomicBool::new(false));
-        let poller = Poller {
-            producer: Arc::clone(&producer),
-            stop: Arc::clone(&stop),
-            inbox: Arc::clone(&inbox),
-        };
-        let thread = supervisor
-            .spawn_thread("kafka-poll", OnExit::Continue, move || poller.run())
-            .map_err(|error| KafkaTrouble::new("kafka poll thread", error))?;
-        let (producer, thread, topic) = (Some(producer), Some(thread), self.topic.clone());
         Ok(Link {
             delivery: self.delivery,
-            producer,
-            inbox,
-            stop,
-            thread,
-            topic,
+            producer: Some(producer),
+            heard,
+            topic: self.topic.clone(),
         })
     }
 }
@@ -251,14 +232,12 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// One producer's life, with the thread that polls it.
+/// One producer's life.
 pub(super) struct Link {
     delivery: Delivery,
     /// `None` once closed.
-    producer: Option<Arc<BaseProducer<Reports>>>,
-    inbox: Arc<Inbox>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    producer: Option<BaseProducer<Reports>>,
+    heard: Arc<Mutex<Heard>>,
     topic: String,
 }
 
@@ -298,29 +277,54 @@ impl Link {
         })
     }
 
-    /// Swaps the gathered reports into `into`, which is emptied before. Their number is bounded by the producer's
-    /// queue: one report a record.
-    pub(super) fn take_reports(&self, into: &mut Vec<Report>) {
-        into.clear();
-        std::mem::swap(&mut self.inbox.state.lock().reports, into);
-    }
-
-    /// Waits until there is a report, at most `timeout`.
-    pub(super) fn wait_for_reports(&self, timeout: Duration) {
-        let mut state = self.inbox.state.lock();
-        if state.reports.is_empty() && state.broken.is_none() {
-            self.inbox.arrived.wait_for(&mut state, timeout);
+    /// Has the callbacks hear what has come. Never waits.
+    pub(super) fn serve(&self) {
+        let Some(producer) = &self.producer else {
+            return;
+        };
+        // One call hears one event, and an event is all reports of a batch.
+        loop {
+            let before = self.heard.lock().reports.len();
+            producer.poll(Duration::ZERO);
+            if self.heard.lock().reports.len() == before {
+                return;
+            }
         }
     }
 
-    /// Why this producer is of no more use, once it is.
-    pub(super) fn broken(&self) -> Option<String> {
-        self.inbox.state.lock().broken.clone()
+    /// Swaps the reports that have come into `into`, which is emptied before. Their number is bounded by the producer's
+    /// queue: one report a record.
+    pub(super) fn take_reports(&self, into: &mut Vec<Report>) {
+        self.serve();
+        into.clear();
+        std::mem::swap(&mut self.heard.lock().reports, into);
     }
 
-    /// The newest trouble that librdkafka works on by itself, told once.
+    /// Waits until there is a report, at most about `timeout`.
+    pub(super) fn wait_for_reports(&self, timeout: Duration) {
+        let mut waited = Duration::ZERO;
+        loop {
+            self.serve();
+            let is_over = {
+                let heard = self.heard.lock();
+                !heard.reports.is_empty() || heard.broken.is_some() || waited >= timeout
+            };
+            if is_over {
+                return;
+            }
+            std::thread::sleep(LOOK);
+            waited += LOOK;
+        }
+    }
+
+    /// Why this producer is of no more use, once it is. As of the last look for reports.
+    pub(super) fn broken(&self) -> Option<String> {
+        self.heard.lock().broken.clone()
+    }
+
+    /// The newest trouble that librdkafka works on by itself, told once. As of the last look for reports.
     pub(super) fn take_notice(&self) -> Option<String> {
-        self.inbox.state.lock().notice.take()
+        self.heard.lock().notice.take()
     }
 
     /// The cluster's id as of the last answer of a broker. librdkafka caches it, and each question leaks the few
@@ -332,14 +336,9 @@ impl Link {
     /// Drops the producer with all that it still has, in about half a second, and gives the last reports. What it
     /// had sent may still arrive.
     pub(super) fn close(&mut self) -> Vec<Report> {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic was logged by the supervisor, and the inbox tells that there is no thread any more.
-            drop(thread.join());
-        }
-        // The last owner: this purges and reports what was purged.
+        // This purges, and hears of what was purged.
         self.producer = None;
-        std::mem::take(&mut self.inbox.state.lock().reports)
+        std::mem::take(&mut self.heard.lock().reports)
     }
 }
 
@@ -349,71 +348,17 @@ impl Drop for Link {
     }
 }
 
-/// Where librdkafka's callbacks put what they hear.
-struct Inbox {
-    state: Mutex<InboxState>,
-    arrived: Condvar,
-    wake: Arc<dyn Fn() + Send + Sync>,
-}
-
+/// What the callbacks have heard.
 #[derive(Default)]
-struct InboxState {
+struct Heard {
     reports: Vec<Report>,
     broken: Option<String>,
     notice: Option<String>,
 }
 
-impl Inbox {
-    /// `broken` in the same breath: who hears of the one finds the other.
-    fn report(&self, report: Report, broken: Option<String>) {
-        let first = {
-            let mut state = self.state.lock();
-            state.reports.push(report);
-            if state.broken.is_none() {
-                state.broken = broken;
-            }
-            state.reports.len() == 1
-        };
-        if first {
-            self.tell();
-        }
-    }
-
-    fn break_with(&self, reason: String) {
-        self.state.lock().broken.get_or_insert(reason);
-        self.tell();
-    }
-
-    fn tell(&self) {
-        self.arrived.notify_all();
-        (self.wake)();
-    }
-}
-
-struct Poller {
-    producer: Arc<BaseProducer<Reports>>,
-    stop: Arc<AtomicBool>,
-    inbox: Arc<Inbox>,
-}
-
-impl Poller {
-    fn run(self) {
-        while !self.stop.load(Ordering::Relaxed) {
-            self.producer.poll(POLL);
-        }
-    }
-}
-
-/// Without this thread no report would ever come: whoever waits for one has to hear of its end.
-impl Drop for Poller {
-    fn drop(&mut self) {
-        self.inbox.break_with("the poll thread ended".into());
-    }
-}
-
-/// The producer's callbacks. They run on the poll thread.
+/// The producer's callbacks. They run within [`Link::serve`], a commit, and the producer's end.
 struct Reports {
-    inbox: Arc<Inbox>,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl ClientContext for Reports {
@@ -424,10 +369,11 @@ impl ClientContext for Reports {
     /// Called twice for each error (rdkafka 0.39), so nothing is counted here.
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.inbox.break_with(format!("fatal: {reason}"));
+            let broken = &mut self.heard.lock().broken;
+            broken.get_or_insert_with(|| format!("fatal: {reason}"));
         } else {
             let notice = format!("{error}: {}", without_times(reason));
-            self.inbox.state.lock().notice = Some(notice);
+            self.heard.lock().notice = Some(notice);
         }
     }
 }
@@ -454,14 +400,15 @@ impl ProducerContext for Reports {
         // A partition that is no number of ours fits nothing that was sent, which is noticed there.
         let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
         let sequence = Sequence::new(u64::try_from(sequence).unwrap_or(u64::MAX));
-        self.inbox.report(
-            Report {
-                partition,
-                sequence,
-                outcome,
-            },
-            broken,
-        );
+        let mut heard = self.heard.lock();
+        heard.reports.push(Report {
+            partition,
+            sequence,
+            outcome,
+        });
+        if heard.broken.is_none() {
+            heard.broken = broken;
+        }
     }
 }
 

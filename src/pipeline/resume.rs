@@ -38,14 +38,19 @@ pub(super) struct Tail {
 }
 
 impl Found {
-    /// Where an open transaction hides what follows, if one does.
-    pub(super) fn undecided(&self) -> Option<Undecided> {
-        let of = |(partition, tail): (usize, &Tail)| Undecided {
+    /// Where each partition ends.
+    pub(super) fn ends(&self) -> Vec<i64> {
+        self.tails.iter().map(|tail| tail.high).collect()
+    }
+
+    /// Where an open transaction hides what stands below `ends`, one for each partition, if one does.
+    pub(super) fn undecided(&self, ends: &[i64]) -> Option<Undecided> {
+        let mut tails = self.tails.iter().zip(ends).enumerate();
+        let hides = |(_, (tail, end)): &(usize, (&Tail, &i64))| tail.stable < tail.high.min(**end);
+        tails.find(hides).map(|(partition, (tail, _))| Undecided {
             partition,
             from: tail.stable,
-        };
-        let mut tails = self.tails.iter().enumerate();
-        tails.find(|(_, tail)| tail.stable < tail.high).map(of)
+        })
     }
 }
 
@@ -459,12 +464,27 @@ mod tests {
         };
         let cursor = cursor(12, &[(7, 12), (4, 11)]);
         let topic = found(vec![hidden, tail(6, 14)]);
-        let undecided = topic.undecided().unwrap().to_string();
+        let undecided = topic.undecided(&topic.ends()).unwrap().to_string();
         assert!(undecided.contains("offset 3 of partition 0"), "{undecided}");
         assert!(!ends_early("t", &topic, Some(&cursor), journal(30)));
         let plan = plan("t", &topic, Some(&cursor), journal(30), None).unwrap();
         assert_eq!((plan.after, plan.have), (seq(12), vec![seq(12), seq(14)]));
-        assert_eq!(found(vec![tail(9, 5), tail(0, 0)]).undecided(), None);
+        let decided = found(vec![tail(9, 5), tail(0, 0)]);
+        assert_eq!(decided.undecided(&decided.ends()), None);
+    }
+
+    #[test]
+    fn transactions_that_begin_behind_the_first_end_hide_nothing() {
+        let ends = found(vec![tail(9, 5)]).ends();
+        let at = |stable, high| Tail {
+            stable,
+            ..tail(high, 0)
+        };
+        let undecided = |tail| found(vec![tail]).undecided(&ends).is_some();
+        assert!(undecided(at(8, 30)), "begun before");
+        assert!(!undecided(at(9, 30)), "begun right behind");
+        assert!(undecided(at(3, 5)), "the topic was made anew, shorter");
+        assert!(!undecided(at(5, 5)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod commit;
 
 use super::acks::{AckError, AckTracker};
+use super::burst::{self, Bursts};
 use super::config::{Config, Delivery};
 use super::cursor::{Cursor, PartitionCursor};
 use super::handle::PipelineState;
@@ -16,13 +17,11 @@ use super::thread::{Doubts, Shipper, has_lasted};
 use crate::journal::{Batch, Entry, Event};
 use crate::types::{Sequence, TimestampMs};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
-/// How long the follower is waited for while acknowledgements are due. They wake it; this is for a wake that came
-/// just before the wait.
-const WAIT_BUSY: Duration = Duration::from_millis(20);
+/// How long the follower is waited for while acknowledgements are due, which do not wake it.
+const WAIT_BUSY: Duration = Duration::from_millis(1);
 /// How long it is waited for otherwise.
 const WAIT_IDLE: Duration = Duration::from_millis(250);
 /// Between two looks at the cluster's id: brokers may have been replaced behind the same address.
@@ -74,6 +73,8 @@ pub(super) struct Session<'s> {
     taken: VecDeque<Taken>,
     careful: bool,
     stall: Stall,
+    /// `None` where transactions have a window.
+    bursts: Option<Bursts>,
     changed: bool,
     // Reused, so that nothing is allocated for each event.
     reports: Vec<Report>,
@@ -95,8 +96,7 @@ impl<'s> Session<'s> {
             return Err(End::Stopping);
         }
         let careful = ship.careful_until.is_some();
-        let (limit, wake) = (scout.message_bytes_max(), Arc::clone(&ship.wake));
-        let link = ship.brokers.link(limit, careful, wake, &ship.supervisor)?;
+        let link = ship.brokers.link(scout.message_bytes_max(), careful)?;
         // IMPORTANT: before the tails are read, so that nothing of a predecessor lands behind what is read.
         commit::fence(ship, &link)?;
         let (plan, found) = Self::plan(ship, &scout, partitions)?;
@@ -126,6 +126,10 @@ impl<'s> Session<'s> {
             taken: VecDeque::new(),
             careful,
             stall: Stall::new(Duration::from_millis(ship.config.stall_ms)),
+            bursts: match ship.config.delivery {
+                Delivery::Idempotent => Some(Bursts::new(ship.config.batch_window())),
+                Delivery::ExactlyOnce => None,
+            },
             changed: true,
             reports: Vec::new(),
             payload: Vec::new(),
@@ -160,8 +164,12 @@ impl<'s> Session<'s> {
         Err(End::Blocked(refusal.to_string()))
     }
 
-    /// Where to go on, and what the topic holds.
-    fn plan(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
+    /// What the topic holds, as soon as no open transaction may hide anything of ours.
+    ///
+    /// Why all looks share one producer: behind its fence nothing of ours is added, unless somebody fences it, and then
+    /// it can send nothing. So what ended a partition at the first look bounds what has to be seen, however many
+    /// transactions of others begin meanwhile.
+    fn look(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<Found, End> {
         let cursor = ship.cursor.as_ref();
         let fits = |cursor: &&Cursor| {
             cursor.topic == ship.config.topic
@@ -171,35 +179,53 @@ impl<'s> Session<'s> {
             .filter(fits)
             .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
             .unwrap_or_default();
-        let identity = ship.reader.identity();
-        let found = scout.found(partitions, &marks, ship.reader.lineage().clone());
-        match &found {
-            Ok(_) => ship.patience.succeeded(),
-            Err(_) => ship.patience.failed(),
+        let (mut first_ends, mut since, mut told) = (None, None, None);
+        loop {
+            let found = scout.found(partitions, &marks, ship.reader.lineage().clone());
+            match &found {
+                Ok(_) => ship.patience.succeeded(),
+                Err(_) => ship.patience.failed(),
+            }
+            let found = found?;
+            let first_ends = first_ends.get_or_insert_with(|| found.ends());
+            let Some(undecided) = found.undecided(first_ends) else {
+                return Ok(found);
+            };
+            let gives_up = match ship.config.delivery {
+                Delivery::Idempotent => has_lasted(
+                    &mut since,
+                    ship.clock.monotonic(),
+                    ship.config.open_transaction_wait_ms,
+                ),
+                Delivery::ExactlyOnce => false,
+            };
+            if gives_up {
+                warn!(%undecided, "kafka: going on; events that it hides may be sent twice");
+                return Ok(found);
+            }
+            if told.as_ref() != Some(&undecided) {
+                warn!(%undecided, "kafka: events wait in the journal");
+                ship.shared.note_error(&undecided.to_string());
+                told = Some(undecided);
+            }
+            let pause = Duration::from_millis(ship.config.backoff_ms);
+            if ship.shared.wait_for_stop(Some(pause)) {
+                return Err(End::Stopping);
+            }
         }
-        let found = found?;
+    }
+
+    /// Where to go on, and what the topic holds.
+    fn plan(ship: &mut Shipper, scout: &Scout, partitions: u32) -> Result<(Plan, Found), End> {
+        let found = Self::look(ship, scout, partitions)?;
+        let identity = ship.reader.identity();
         let journal = resume::Journal {
             identity,
             oldest: ship.reader.oldest(),
             durable: ship.reader.durable().get(),
         };
-        let topic = &ship.config.topic;
+        let (cursor, topic) = (ship.cursor.as_ref(), &ship.config.topic);
         let now = ship.clock.monotonic();
-        if let Some(undecided) = found.undecided() {
-            let since = &mut ship.doubts.undecided;
-            let gives_up = match ship.config.delivery {
-                Delivery::Idempotent => {
-                    has_lasted(since, now, ship.config.open_transaction_wait_ms)
-                }
-                Delivery::ExactlyOnce => false,
-            };
-            if !gives_up {
-                return Err(End::Broken(undecided.to_string()));
-            }
-            warn!(%undecided, "kafka: going on; events that it hides may be sent twice");
-        } else {
-            ship.doubts.undecided = None;
-        }
         if resume::ends_early(topic, &found, cursor, journal)
             && !has_lasted(
                 &mut ship.doubts.ends_early,
@@ -261,17 +287,49 @@ impl<'s> Session<'s> {
                 let wait = self.until_commit(WAIT_IDLE);
                 self.ship.shared.wait_for_stop(Some(wait));
             }
+        } else if self.is_gathering() {
+            self.ship.shared.wait_for_stop(Some(WAIT_BUSY));
         } else {
             let wait = self.until_commit(if busy { WAIT_BUSY } else { WAIT_IDLE });
-            match self.ship.follower.next(wait) {
-                Ok(Some(batch)) => self.hand_over(&batch)?,
-                Ok(None) => {}
-                Err(error) => {
-                    return Err(End::Blocked(format!("cannot read the journal: {error}")));
-                }
+            if let Some(batch) = self.next(wait)? {
+                self.leave(&batch)?;
             }
         }
         Ok(())
+    }
+
+    fn next(&mut self, wait: Duration) -> Result<Option<Batch>, End> {
+        let next = self.ship.follower.next(wait);
+        next.map_err(|error| End::Blocked(format!("cannot read the journal: {error}")))
+    }
+
+    /// Hands over `batch` and, where bursts leave, all that has gathered behind it.
+    fn leave(&mut self, batch: &Batch) -> Result<(), End> {
+        let durable = self.ship.reader.durable().get();
+        let end = durable.min(self.acks.looked_at().plus(burst::EVENTS_MAX));
+        self.hand_over(batch)?;
+        if self.bursts.is_some() {
+            while self.acks.looked_at() < end
+                && let Some(batch) = self.next(Duration::ZERO)?
+            {
+                self.hand_over(&batch)?;
+            }
+        }
+        if let Some(bursts) = &mut self.bursts {
+            bursts.left(self.ship.clock.monotonic());
+        }
+        Ok(())
+    }
+
+    /// Whether what comes is left where it is for now. Not once a stop was asked for, which has a deadline.
+    fn is_gathering(&self) -> bool {
+        let Some(bursts) = self.bursts.as_ref() else {
+            return false;
+        };
+        let durable = self.ship.reader.durable().get().get();
+        let waiting = durable.saturating_sub(self.acks.looked_at().get());
+        !bursts.is_due(self.ship.clock.monotonic(), self.acks.in_flight(), waiting)
+            && self.ship.shared.stop_deadline().is_none()
     }
 
     fn hand_over(&mut self, batch: &Batch) -> Result<(), End> {
@@ -304,14 +362,8 @@ impl<'s> Session<'s> {
             self.acks.pass(sequence);
             return Ok(());
         }
-        let mut key = uuid::Uuid::encode_buffer();
-        let key = event
-            .key_wallet()
-            .uuid()
-            .hyphenated()
-            .encode_lower(&mut key)
-            .as_bytes();
-        let partition = partition_of(key, self.partitions);
+        let key = *self.ship.encoder.wallet_text(event.key_wallet());
+        let partition = partition_of(&key, self.partitions);
         let have = usize::try_from(partition)
             .ok()
             .and_then(|at| self.have.get(at));
@@ -322,7 +374,7 @@ impl<'s> Session<'s> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         self.ship.encoder.encode(event, &mut payload);
-        let sent = self.send(event, partition, key, &payload);
+        let sent = self.send(event, partition, &key, &payload);
         self.payload = payload;
         sent
     }
@@ -394,9 +446,9 @@ impl<'s> Session<'s> {
 
     /// Takes the reports that have come and moves the published mark.
     fn collect(&mut self) -> Result<(), End> {
-        let broken = self.link.broken();
         let mut reports = std::mem::take(&mut self.reports);
         self.link.take_reports(&mut reports);
+        let broken = self.link.broken();
         let trouble = self.take_in(&reports);
         self.reports = reports;
         self.count_final();

@@ -131,9 +131,7 @@ pub fn start(
         reader: sources.reader,
         clock: sources.clock,
         metrics: sources.metrics,
-        supervisor: sources.supervisor.clone(),
         shared: Arc::clone(&shared),
-        wake: Arc::clone(&wake),
         counts: Counts::default(),
         careful_until: None,
         set_aside: BTreeSet::new(),
@@ -174,9 +172,7 @@ pub(super) struct Shipper {
     pub(super) ids: IdCipher,
     pub(super) clock: SharedClock,
     pub(super) metrics: Metrics,
-    pub(super) supervisor: Supervisor,
     pub(super) shared: Arc<Shared>,
-    pub(super) wake: Arc<dyn Fn() + Send + Sync>,
     pub(super) counts: Counts,
     /// A record up to here was refused for good within a batch: until then each record is sent alone, which tells
     /// which one it is.
@@ -199,8 +195,6 @@ pub(super) struct Shipper {
 pub(super) struct Doubts {
     /// It ends before what was acknowledged.
     pub(super) ends_early: Option<Duration>,
-    /// An open transaction hides its end.
-    pub(super) undecided: Option<Duration>,
 }
 
 /// Whether what shows at `now` has shown for `patience_ms`; `since` is kept for the next question.

@@ -287,62 +287,60 @@ fn of_two_processes_with_copies_of_one_journal_one_stops_and_the_other_goes_on()
     assert_whole(&records, durable);
 }
 
-/// Somebody else's transaction, begun in every partition of `topic` and not ended.
-fn open_transaction(brokers: &str, topic: &str) -> BaseProducer {
+/// `who`'s transaction, begun in every partition of `topic` and not ended.
+fn open_transaction(brokers: &str, topic: &str, who: &str) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
-        .set("transactional.id", format!("another-{topic}"))
+        .set("transactional.id", format!("{who}-{topic}"))
         .create()
         .unwrap();
     producer.init_transactions(PATIENCE).unwrap();
     producer.begin_transaction().unwrap();
     for partition in 0..6 {
         let record = BaseRecord::<str, str>::to(topic).partition(partition);
-        producer.send(record.payload("another's")).unwrap();
+        producer.send(record.payload(who)).unwrap();
     }
     producer.flush(PATIENCE).unwrap();
     producer
 }
 
-#[test]
-fn a_start_waits_for_anothers_transaction_that_hides_what_was_committed_behind_it() {
-    let Some(broker) = Broker::shared() else {
-        return;
-    };
-    for keeps_cursor in [false, true] {
-        let topic = Broker::fresh_topic("hidden");
+/// A topic with a journal's events before and behind the beginning of somebody else's transaction, which is open.
+struct Hidden {
+    brokers: &'static str,
+    topic: String,
+    dir: TempDir,
+    world: World,
+    other: BaseProducer,
+}
+
+impl Hidden {
+    /// The events were shipped with what `settings` gives for the brokers and the topic.
+    fn new(settings: impl Fn(&str, &str) -> pipeline::Config) -> Option<Self> {
+        let broker = Broker::shared()?;
+        let (brokers, topic) = (broker.addresses(), Broker::fresh_topic("hidden"));
         broker.create_topic(&topic, 6, &[]);
         let dir = TempDir::new().unwrap();
         let mut world = World::open(dir.path());
-        let settings = || pipeline::Config {
-            lost_records_confirm_ms: 0,
-            ..exactly_once(broker.addresses(), &topic)
-        };
         world.transfer(50);
-        let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
+        let (handle, stopper) = world.start(dir.path(), settings(brokers, &topic)).unwrap();
         wait_for_published(&handle, &world);
-        let other = open_transaction(broker.addresses(), &topic);
+        let other = open_transaction(brokers, &topic, "another's");
         world.transfer(50);
         wait_for_published(&handle, &world);
         assert!(stopper.stop(PATIENCE));
-        if !keeps_cursor {
-            std::fs::remove_file(echopay::pipeline::Cursor::path(dir.path())).unwrap();
-        }
+        Some(Self {
+            brokers,
+            topic,
+            dir,
+            world,
+            other,
+        })
+    }
 
-        let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
-        world.transfer(50);
-        wait_for("the start tells what it waits for", &handle, || {
-            let status = handle.status();
-            assert_eq!(status.acknowledged_total, 0, "{status:?}");
-            let told = status.last_error;
-            told.is_some_and(|(_, error)| error.contains("a transaction that began at offset"))
-        });
-        other.abort_transaction(PATIENCE).unwrap();
-        wait_for_published(&handle, &world);
-        assert!(stopper.stop(PATIENCE));
-        let durable = world.journal.durable();
+    fn assert_whole(&self) {
+        let durable = self.world.journal.durable();
         let count = usize::try_from(durable.get()).unwrap();
-        let records = read_until(broker.addresses(), &topic, "all is committed", |records| {
+        let records = read_until(self.brokers, &self.topic, "all shows", |records| {
             records.len() >= count
         });
         assert_whole(&records, durable);
@@ -350,43 +348,65 @@ fn a_start_waits_for_anothers_transaction_that_hides_what_was_committed_behind_i
 }
 
 #[test]
+fn a_start_waits_for_anothers_transaction_that_hides_what_was_committed_behind_it_and_for_no_later_one()
+ {
+    let settings = |brokers: &str, topic: &str| pipeline::Config {
+        lost_records_confirm_ms: 0,
+        ..exactly_once(brokers, topic)
+    };
+    for keeps_cursor in [false, true] {
+        let Some(mut hidden) = Hidden::new(settings) else {
+            return;
+        };
+        let (brokers, dir, world) = (hidden.brokers, hidden.dir.path(), &mut hidden.world);
+        if !keeps_cursor {
+            std::fs::remove_file(echopay::pipeline::Cursor::path(dir)).unwrap();
+        }
+
+        let (handle, stopper) = world.start(dir, settings(brokers, &hidden.topic)).unwrap();
+        world.transfer(50);
+        wait_for("the start tells what it waits for", &handle, || {
+            let status = handle.status();
+            assert_eq!(status.acknowledged_total, 0, "{status:?}");
+            let told = status.last_error;
+            told.is_some_and(|(_, error)| error.contains("a transaction that began at offset"))
+        });
+        let later = open_transaction(brokers, &hidden.topic, "a-third-one's");
+        hidden.other.abort_transaction(PATIENCE).unwrap();
+        // What cannot be seen for the later one cannot be ours.
+        wait_for("the start goes on", &handle, || {
+            handle.status().state == PipelineState::Running
+        });
+        later.abort_transaction(PATIENCE).unwrap();
+        wait_for_published(&handle, world);
+        assert!(stopper.stop(PATIENCE));
+        hidden.assert_whole();
+    }
+}
+
+#[test]
 fn by_default_a_start_waits_for_anothers_transaction_for_a_while_and_sends_nothing_acknowledged_again()
  {
-    let Some(broker) = Broker::shared() else {
+    let settings = |brokers: &str, topic: &str| pipeline::Config {
+        open_transaction_wait_ms: 500,
+        ..config(brokers, topic)
+    };
+    let Some(mut hidden) = Hidden::new(settings) else {
         return;
     };
-    let topic = Broker::fresh_topic("hiding");
-    broker.create_topic(&topic, 6, &[]);
-    let dir = TempDir::new().unwrap();
-    let mut world = World::open(dir.path());
-    let settings = || pipeline::Config {
-        open_transaction_wait_ms: 500,
-        ..config(broker.addresses(), &topic)
-    };
+    let (dir, world) = (hidden.dir.path(), &mut hidden.world);
+    let settings = settings(hidden.brokers, &hidden.topic);
+    let (handle, stopper) = world.start(dir, settings).unwrap();
     world.transfer(50);
-    let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
-    wait_for_published(&handle, &world);
-    let other = open_transaction(broker.addresses(), &topic);
-    world.transfer(50);
-    wait_for_published(&handle, &world);
-    assert!(stopper.stop(PATIENCE));
-
-    let (handle, stopper) = world.start(dir.path(), settings()).unwrap();
-    world.transfer(50);
-    wait_for_published(&handle, &world);
+    wait_for_published(&handle, world);
     let (_, told) = handle.status().last_error.unwrap();
     assert!(
         told.contains("a transaction that began at offset"),
         "{told}"
     );
     assert!(stopper.stop(PATIENCE));
-    other.abort_transaction(PATIENCE).unwrap();
-    let durable = world.journal.durable();
-    let count = usize::try_from(durable.get()).unwrap();
-    let records = read_until(broker.addresses(), &topic, "all shows", |records| {
-        records.len() >= count
-    });
-    assert_whole(&records, durable);
+    hidden.other.abort_transaction(PATIENCE).unwrap();
+    hidden.assert_whole();
 }
 
 fn copy(from: &Path, to: &Path) {

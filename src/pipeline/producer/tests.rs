@@ -36,9 +36,7 @@ fn brokers(broker: &Broker, topic: &str, overrides: &[(&str, &str)]) -> Brokers 
 }
 
 fn link(brokers: &Brokers, limit: Option<u64>) -> Link {
-    brokers
-        .link(limit, false, Arc::new(|| {}), &Supervisor::new())
-        .unwrap()
+    brokers.link(limit, false).unwrap()
 }
 
 fn event(sequence: u64) -> String {

@@ -75,6 +75,7 @@ impl Link {
             if waited >= timeout {
                 return Ok(false);
             }
+            self.serve();
             std::thread::sleep(RELEASE_LOOK);
             waited += RELEASE_LOOK;
         }
@@ -92,7 +93,7 @@ impl Link {
     }
 
     fn transactional(&self) -> Result<&BaseProducer<Reports>, KafkaTrouble> {
-        let producer = self.producer.as_deref();
+        let producer = self.producer.as_ref();
         producer.ok_or_else(|| KafkaTrouble::new("kafka transaction", "the producer is closed"))
     }
 }
