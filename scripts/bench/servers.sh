@@ -66,17 +66,20 @@ durable() { curl -fsS --max-time 10 "http://$address/api/v1/sequence" | sed 's/.
 memory_mib() { awk -v key="$1:" '$1 == key { printf "%.0f\n", $2 / 1024 }' "/proc/${pids[echopay]}/status"; }
 disk_bytes() { du --summarize --block-size=1 "$1" | cut -f1; }
 
-# quantile_ms NAME Q: of a histogram of seconds, on a straight line within its bucket.
+# quantile_ms NAME Q [BEFORE]: of a histogram of seconds, on a straight line within its bucket; without what is in BEFORE,
+# earlier metrics of the same server.
 quantile_ms() {
     metrics | awk -v name="$1" -v q="$2" '
-        index($1, name "_bucket{le=\"") == 1 {
+        index($1, name "_bucket{le=\"") != 1 { next }
+        is_before { before[$1] = $2; next }
+        {
             bound = $1; sub(/.*le="/, "", bound); sub(/".*/, "", bound)
-            n++; bounds[n] = bound; counts[n] = $2
+            n++; bounds[n] = bound; counts[n] = $2 - before[$1]
         }
         END {
             rank = q * counts[n]
             for (i = 1; i < n && counts[i] < rank; i++) { low = bounds[i]; below = counts[i] }
             share = counts[i] > below ? (rank - below) / (counts[i] - below) : 1
             printf "%.4g\n", 1000 * (low + share * (bounds[i] - low))
-        }'
+        }' is_before=1 "${3:-/dev/null}" is_before=0 -
 }

@@ -512,15 +512,13 @@ impl<'s> Session<'s> {
         self.changed = true;
         self.ship.counts.acknowledged += u64::try_from(count).unwrap_or(u64::MAX);
         let published = self.acks.settle();
-        let mut at = self.taken.front().map(|taken| taken.at);
+        self.ship.metrics.observe_kafka_batch(count);
+        let now_ms = self.ship.clock.now().get();
         while let Some(taken) = self.taken.pop_front_if(|taken| taken.last <= published) {
-            at = Some(taken.at);
-        }
-        if let Some(at) = at {
-            let age_ms = self.ship.clock.now().get().saturating_sub(at.get());
+            let took_ms = now_ms.saturating_sub(taken.at.get());
             self.ship
                 .metrics
-                .observe_kafka_batch(count, Duration::from_millis(age_ms));
+                .observe_kafka_ack(Duration::from_millis(took_ms));
         }
         if self.stall.acknowledged(self.ship.clock.monotonic()) {
             info!("kafka: records are acknowledged again");
