@@ -108,9 +108,9 @@ part_scale() {
     for value in "${batches[@]}"; do scale_row "$value" "scale/b$value"; done
     scale_head 'wallets, each opened before; 64 connections'
     for value in "${wallets[@]}"; do scale_row "$value" "scale/w$value"; done
-    printf '\nOpening them took'
-    for value in "${wallets[@]}"; do printf ' %s s' "$(plain "fill/$value" 1000 %.1f)"; done
-    printf ', by batches of 1,000 transfers.\n'
+    printf '\nOpening them by batches of 1,000 transfers took'
+    for value in "${wallets[@]}"; do printf '%s %s s' "${comma-}" "$(plain "fill/$value" 1000 %.1f)" && local comma=,; done
+    printf '.\n'
     scale_head 'beside it, 64 connections'
     scale_row nothing scale/alone
     scale_row 'a subscriber to everything' scale/everything
