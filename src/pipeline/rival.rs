@@ -148,4 +148,19 @@ mod tests {
         assert_eq!(with(1), Ok(()));
         assert!(with(3).unwrap_err().to_string().contains("epoch 3"));
     }
+
+    #[test]
+    fn an_epoch_that_was_there_already_is_no_rival_and_a_newer_one_is() {
+        let with = |seen, epoch| {
+            let mut topic = found(Some(at(10, 5)));
+            topic.tails[0].other_epoch = seen;
+            let acks = AckTracker::new(Sequence::new(5), vec![at(10, 5)], Finality::OnCommit);
+            let known = Known::after(&topic.tails, &acks);
+            topic.tails[0].other_epoch = Some(epoch);
+            known.compare(&topic, EPOCH)
+        };
+        assert_eq!(with(Some(3), 3), Ok(()));
+        assert!(with(Some(3), 4).is_err());
+        assert!(with(None, 3).is_err());
+    }
 }
