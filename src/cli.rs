@@ -164,7 +164,7 @@ pub struct Settings {
     /// Whether consumers may see an event twice
     #[arg(long, value_name = "WHAT", help_heading = "Kafka")]
     pub kafka_delivery: Option<KafkaDelivery>,
-    /// Longest time that an event waits for others to leave with; in exactly-once, how long a transaction gathers
+    /// How long events gather before they leave together, and half as long again; in exactly-once, how long a transaction does
     #[arg(long, value_name = "MS", help_heading = "Kafka")]
     pub batch_window: Option<u32>,
     /// Events after which a batch leaves before its window ends

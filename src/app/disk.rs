@@ -49,7 +49,10 @@ impl DiskSpace {
             reserve_setting,
             reserve_bytes: AtomicU64::new(reserve_setting.unwrap_or(0)),
             free_bytes: AtomicU64::new(0),
-            room_bytes: AtomicU64::new(u64::MAX),
+            room_bytes: AtomicU64::new(match reserve_setting {
+                Some(reserve_bytes) if reserve_bytes > 0 => 0,
+                _ => u64::MAX,
+            }),
             is_full: AtomicBool::new(false),
             is_unknown: AtomicBool::new(false),
         }

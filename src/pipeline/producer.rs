@@ -302,6 +302,7 @@ impl Link {
 
     /// Waits until there is a report, at most about `timeout`.
     pub(super) fn wait_for_reports(&self, timeout: Duration) {
+        let look = LOOK.max(timeout / 4);
         let mut waited = Duration::ZERO;
         loop {
             self.serve();
@@ -312,8 +313,8 @@ impl Link {
             if is_over {
                 return;
             }
-            std::thread::sleep(LOOK);
-            waited += LOOK;
+            std::thread::sleep(look);
+            waited += look;
         }
     }
 

@@ -22,6 +22,8 @@ use tracing::{debug, error, info, warn};
 
 /// How long the follower is waited for while acknowledgements are due, which do not wake it.
 const WAIT_BUSY: Duration = Duration::from_millis(1);
+/// The same once the operator was told that nothing is acknowledged.
+const WAIT_STALLED: Duration = Duration::from_millis(20);
 /// How long it is waited for otherwise.
 const WAIT_IDLE: Duration = Duration::from_millis(250);
 /// Between two looks at the cluster's id: brokers may have been replaced behind the same address.
@@ -179,7 +181,7 @@ impl<'s> Session<'s> {
             .filter(fits)
             .map(|cursor| cursor.partitions.iter().map(|place| place.last).collect())
             .unwrap_or_default();
-        let (mut first_ends, mut since, mut told) = (None, None, None);
+        let (mut first_ends, mut told) = (None, None);
         loop {
             let found = scout.found(partitions, &marks, ship.reader.lineage().clone());
             match &found {
@@ -189,11 +191,12 @@ impl<'s> Session<'s> {
             let found = found?;
             let first_ends = first_ends.get_or_insert_with(|| found.ends());
             let Some(undecided) = found.undecided(first_ends) else {
+                ship.doubts.undecided = None;
                 return Ok(found);
             };
             let gives_up = match ship.config.delivery {
                 Delivery::Idempotent => has_lasted(
-                    &mut since,
+                    &mut ship.doubts.undecided,
                     ship.clock.monotonic(),
                     ship.config.open_transaction_wait_ms,
                 ),
@@ -278,11 +281,11 @@ impl<'s> Session<'s> {
                 self.commit()?;
                 return Err(End::Renewed);
             }
-            self.link.wait_for_reports(WAIT_BUSY);
+            self.link.wait_for_reports(self.wait_busy());
         } else if self.ship.follower.is_ended() {
             // The follower would not wait any more.
             if busy {
-                self.link.wait_for_reports(WAIT_BUSY);
+                self.link.wait_for_reports(self.wait_busy());
             } else {
                 let wait = self.until_commit(WAIT_IDLE);
                 self.ship.shared.wait_for_stop(Some(wait));
@@ -290,7 +293,7 @@ impl<'s> Session<'s> {
         } else if self.is_gathering() {
             self.ship.shared.wait_for_stop(Some(WAIT_BUSY));
         } else {
-            let wait = self.until_commit(if busy { WAIT_BUSY } else { WAIT_IDLE });
+            let wait = self.until_commit(if busy { self.wait_busy() } else { WAIT_IDLE });
             if let Some(batch) = self.next(wait)? {
                 self.leave(&batch)?;
             }
@@ -420,7 +423,7 @@ impl<'s> Session<'s> {
                     return Ok(());
                 }
                 Err(SendError::Full) => {
-                    self.link.wait_for_reports(WAIT_BUSY);
+                    self.link.wait_for_reports(self.wait_busy());
                     self.collect()?;
                     self.keep_house()?;
                     if self.ship.drain_is_over() {
@@ -648,6 +651,15 @@ impl<'s> Session<'s> {
             return Err(End::Stopping);
         }
         Ok(())
+    }
+
+    /// An outage may last for days.
+    fn wait_busy(&self) -> Duration {
+        if self.stall.is_told() {
+            WAIT_STALLED
+        } else {
+            WAIT_BUSY
+        }
     }
 
     /// Closes the producer, listens to its last reports, and keeps what is known.

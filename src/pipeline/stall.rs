@@ -31,6 +31,11 @@ impl Stall {
         }
     }
 
+    /// Whether the operator was told, and nothing was acknowledged since.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// librdkafka told of a trouble. Whether it is the first since the last acknowledgement.
     pub(super) fn hear(&mut self, notice: String) -> bool {
         self.notice.replace(notice).is_none()

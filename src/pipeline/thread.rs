@@ -193,6 +193,8 @@ pub(super) struct Shipper {
 /// What the topic showed at every look since (monotonic), and what is not believed at once.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
+    /// An open transaction may hide something of ours.
+    pub(super) undecided: Option<Duration>,
     /// It ends before what was acknowledged.
     pub(super) ends_early: Option<Duration>,
 }

@@ -112,7 +112,8 @@ impl TopicReader {
             until_serve: RECORDS_A_SERVE,
         };
         // What was fetched between `assign` and the split, all of it before anything in the partitions' own queues.
-        while reader.serve(WAIT) {}
+        let deadline = reader.clock.monotonic() + reader.timeout;
+        while reader.serve(WAIT) && reader.clock.monotonic() < deadline {}
         Ok(reader)
     }
 

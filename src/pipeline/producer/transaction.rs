@@ -18,6 +18,8 @@ const TRANSACTION_TIMEOUT_MS: &str = "15000";
 const MESSAGE_TIMEOUT_MS: &str = "12000";
 /// Between two looks at whether librdkafka has let go of the last report. Under a millisecond in all.
 const RELEASE_LOOK: Duration = Duration::from_micros(100);
+/// Between two looks for reports while a transaction is aborted.
+const ABORT_STEP: Duration = Duration::from_millis(20);
 
 pub(super) fn configure(producing: &mut ClientConfig, config: &Config, journal_id: Uuid) {
     producing
@@ -85,11 +87,21 @@ impl Link {
     /// Aborts the open transaction, so that consumers need not wait for its time-out. Best effort: the brokers abort
     /// it too, later.
     pub(in crate::pipeline) fn abort(&self, timeout: Duration) {
-        if let Ok(producer) = self.transactional()
-            && let Err(error) = producer.abort_transaction(timeout)
-        {
-            tracing::debug!(%error, "kafka: the open transaction is left to its time-out");
+        let mut waited = Duration::ZERO;
+        while waited < timeout {
+            // Why in steps: librdkafka waits until nothing is in flight, which it counts by the reports that were heard.
+            self.serve();
+            let aborted = done("kafka abort", |p| p.abort_transaction(ABORT_STEP), self);
+            match aborted {
+                Ok(true) => return,
+                Ok(false) => waited += ABORT_STEP,
+                Err(error) => {
+                    tracing::debug!(%error, "kafka: the open transaction is left to its time-out");
+                    return;
+                }
+            }
         }
+        tracing::debug!("kafka: the open transaction is left to its time-out");
     }
 
     fn transactional(&self) -> Result<&BaseProducer<Reports>, KafkaTrouble> {
