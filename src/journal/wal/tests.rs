@@ -64,6 +64,26 @@ impl Drop for PlanGuard {
     }
 }
 
+/// A store by itself behind a log of so many blocks, whose drain stands still at its `nth` call.
+fn store_behind_a_log(
+    folder: &Path,
+    blocks: u64,
+    nth: u64,
+) -> (Arc<Plan>, Arc<Wal>, Arc<dyn Store>, Drainer) {
+    let (opener, plan) = planned(Arc::new(MemOpener::default()));
+    plan.arm(Lane::Drain, nth, Fault::Freeze);
+    let inner = opener
+        .open(&folder.join("sled"), Purpose::Active, Duration::ZERO)
+        .unwrap();
+    let (path, size_bytes) = (folder.join("wal"), blocks * BLOCK);
+    fs::write(&path, vec![0; usize::try_from(size_bytes).unwrap()]).unwrap();
+    let file = opener.open_ring(&path).unwrap();
+    let wal = Arc::new(Wal::new(file, size_bytes, &clock()));
+    let store = wal.in_front_of(inner);
+    let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
+    (plan, wal, store, drainer)
+}
+
 pub(super) fn ring(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("wal")).unwrap()
 }
@@ -150,21 +170,7 @@ fn a_store_that_hangs_behind_the_log_is_told_though_nobody_waits_for_it() {
 #[test]
 fn whoever_waits_for_the_drain_wakes_nobody_while_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
-    let (opener, plan) = planned(Arc::new(MemOpener::default()));
-    plan.arm(Lane::Drain, 1, Fault::Freeze);
-    let store_folder = folder.path().join("sled");
-    let inner = opener
-        .open(&store_folder, Purpose::Active, Duration::ZERO)
-        .unwrap();
-    let path = folder.path().join("wal");
-    fs::write(&path, vec![0; 2 * BLOCK_BYTES]).unwrap();
-    let wal = Arc::new(Wal::new(
-        opener.open_ring(&path).unwrap(),
-        2 * BLOCK,
-        &clock(),
-    ));
-    let store = wal.in_front_of(inner);
-    let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
+    let (plan, wal, store, drainer) = store_behind_a_log(folder.path(), 2, 1);
     let (full, closing) = (Arc::clone(&store), Arc::clone(&store));
     let writer = std::thread::Builder::new().spawn(move || {
         for key in 1..=4 {
@@ -197,22 +203,7 @@ fn whoever_waits_for_the_drain_wakes_nobody_while_nothing_changes() {
 fn readers_find_each_page_once_wherever_it_is() {
     for drained in 0..12 {
         let folder = tempfile::tempdir().unwrap();
-        let opener: Arc<dyn Opener> = Arc::new(MemOpener::default());
-        let (opener, plan) = planned(opener);
-        plan.arm(Lane::Drain, 1 + drained, Fault::Freeze);
-        let store_folder = folder.path().join("sled");
-        let inner = opener
-            .open(&store_folder, Purpose::Active, Duration::ZERO)
-            .unwrap();
-        let path = folder.path().join("wal");
-        fs::write(&path, vec![0; 16 * BLOCK_BYTES]).unwrap();
-        let wal = Arc::new(Wal::new(
-            opener.open_ring(&path).unwrap(),
-            16 * BLOCK,
-            &clock(),
-        ));
-        let store = wal.in_front_of(inner);
-        let drainer = Drainer::start(Arc::clone(&wal), &Supervisor::new()).unwrap();
+        let (plan, wal, store, drainer) = store_behind_a_log(folder.path(), 16, 1 + drained);
         let mut model = BTreeMap::new();
         for key in (3..).step_by(3).take(8) {
             let page = vec![u8::try_from(key).unwrap(); 700];
