@@ -336,6 +336,10 @@ struct FaultyStore {
 }
 
 impl Store for FaultyStore {
+    fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        self.plan.call("prepare", || self.inner.prepare(keys))
+    }
+
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
         self.plan.call("insert", || self.inner.insert(key, page))
     }

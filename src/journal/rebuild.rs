@@ -8,7 +8,7 @@
 use super::codec::Entries;
 use super::page::{NO_PAGE, Page, PageHeader};
 use super::recovery::{self, Recovered};
-use super::store::{Opener, Purpose, SledOpener, Store, StoreFault, Unsynced, settle};
+use super::store::{Filling, Opener, Purpose, SledOpener, Store, StoreFault, settle};
 use super::volume::{BaseFacts, Layout, Start};
 use super::walk::{End, Walker, length_of};
 use super::{
@@ -185,7 +185,7 @@ struct OpenVolume {
     number: u64,
     /// `None` once it is closed.
     store: Option<Arc<dyn Store>>,
-    unsynced: Unsynced,
+    filling: Filling<Box<[u8]>>,
     pages: u64,
     bytes: u64,
 }
@@ -252,10 +252,10 @@ impl Rebuild {
         }
         let size_bytes = length_of(bytes);
         let store = self.volume.store.as_ref().ok_or_else(closed)?;
-        if self.volume.unsynced.is_sync_due(bytes.len()) {
+        let filling = &mut self.volume.filling;
+        if written(store, filling.push(&**store, header.first, bytes.into()))? {
             written(store, settle(&**store))?;
         }
-        written(store, store.insert(header.first, bytes))?;
         self.volume.pages = self.volume.pages.saturating_add(1);
         self.volume.bytes = self.volume.bytes.saturating_add(size_bytes);
         Ok(())
@@ -323,6 +323,7 @@ impl Rebuild {
     /// Makes the volume durable and leaves it with a snapshot, as a clean stop does. Gives the length of its data file.
     fn close_volume(&mut self) -> Result<u64, RebuildError> {
         let store = self.volume.store.take().ok_or_else(closed)?;
+        written(&store, self.volume.filling.finish(&*store))?;
         written(&store, settle(&*store))?;
         drop(store);
         let layout = &self.target.layout;
@@ -355,7 +356,7 @@ fn open_volume(
     record::replace(&layout.base(number), &facts.base(number, start).to_bytes())?;
     Ok(OpenVolume {
         number,
-        unsynced: Unsynced::of(store.as_ref()),
+        filling: Filling::of(store.as_ref()),
         store: Some(store),
         pages: 0,
         bytes: 0,
@@ -363,7 +364,7 @@ fn open_volume(
 }
 
 /// A store that failed once is not closed in order: that may hang.
-fn written(store: &Arc<dyn Store>, result: Result<(), StoreFault>) -> Result<(), RebuildError> {
+fn written<T>(store: &Arc<dyn Store>, result: Result<T, StoreFault>) -> Result<T, RebuildError> {
     result.map_err(|fault| {
         store.abandon();
         failed(fault)

@@ -3,10 +3,12 @@
 //! In this order: lock → settings → each volume from the newest back (raw scan, copy, open, walk) until one holds a
 //! whole group → salvage what the store lost → witnesses → leftovers. `docs/FORMAT.md` says what is promised.
 
-use super::page::{FORMAT_VERSION, NO_PAGE, PAGE_BYTES_MAX, Page, PageHash};
+use super::page::{FORMAT_VERSION, NO_PAGE, Page, PageHash};
 use super::raw::{self, RawScan};
 use super::settings::{Base, LOGGED_VERSION, merge_currencies};
-use super::store::{Opener, Purpose, Store, StoreFault, Unsynced, has_snapshot, read_anew, settle};
+use super::store::{
+    Filling, Opener, Purpose, REMOVALS_MAX, Store, StoreFault, has_snapshot, read_anew, settle,
+};
 use super::unclean::OpenedVolume;
 use super::volume::{BaseFacts, Fill, Layout, NumberedStore, Start, VolumeStart, numbers_in};
 use super::wal::Facts;
@@ -570,17 +572,12 @@ impl Recovery<'_> {
         tracing::warn!(number, %first, pages = partial.len(), "dropping an incomplete last group");
         // The last page first: the store may write between two removals, and what a kill leaves then is a shorter partial
         // group. One with a hole would be dropped as well, but tells less of what it was.
-        let mut unsynced = Unsynced::of(store);
         partial
-            .iter()
-            .rev()
-            .try_for_each(|key| {
-                if unsynced.is_sync_due(PAGE_BYTES_MAX) {
-                    settle(store)?;
-                }
-                store.remove(*key)
+            .rchunks(REMOVALS_MAX)
+            .try_for_each(|newest| {
+                newest.iter().rev().try_for_each(|key| store.remove(*key))?;
+                settle(store)
             })
-            .and_then(|()| settle(store))
             .map_err(|fault| unreadable(self.layout, number, fault))
     }
 
@@ -603,17 +600,14 @@ impl Recovery<'_> {
         let all: Vec<&RawScan> = scans.iter().map(|(_, _, scan)| *scan).collect();
         let fault = |fault| unreadable(self.layout, active.number, fault);
         let first_lost = walk.end.durable.next();
-        let mut unsynced = Unsynced::of(active.store.as_ref());
+        let store = active.store.as_ref();
+        let mut filling = Filling::of(store);
         while let Some(pages) = raw::group_behind(&all, walk.end.durable, walk.end.hash) {
             for page in pages {
-                let size_bytes = page.bytes().len();
-                if unsynced.is_sync_due(size_bytes) {
-                    settle(active.store.as_ref()).map_err(fault)?;
+                let is_settle_due = filling.push(store, page.header.first, page.bytes());
+                if is_settle_due.map_err(fault)? {
+                    settle(store).map_err(fault)?;
                 }
-                active
-                    .store
-                    .insert(page.header.first, page.bytes())
-                    .map_err(fault)?;
                 walk.start
                     .get_or_insert((page.header.first, page.header.previous_hash));
                 walk.pages = walk.pages.saturating_add(1);
@@ -621,6 +615,7 @@ impl Recovery<'_> {
                 walk.end = End::behind(&page);
             }
         }
+        filling.finish(store).map_err(fault)?;
         if walk.end.durable >= first_lost {
             tracing::info!(
                 from = %first_lost, to = %walk.end.durable,

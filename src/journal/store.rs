@@ -3,6 +3,7 @@
 //! Takes and gives bytes under a sequence; knows no entry and no page header. What sled 0.34 needs to be safe:
 //! - its `flush` ends in `sync_file_range`, which is no barrier against a power cut: hence our own `sync_data`;
 //! - `conf` and directories are never synced: done here, whenever a store is opened for writing;
+//! - it writes a node anew, with all its pages, whenever that grows or is split: hence the places ([`Store::prepare`]);
 //! - a kill in the middle of an open leaves `snap.*.generating`, which no later open survives: removed before;
 //! - it answers damage by panicking: every call runs in `catch_unwind`;
 //! - a handle, tree or iterator keeps the store open and locked: none leaves this file.
@@ -12,6 +13,8 @@ use super::record::sync_folder;
 use super::wal::RingFile;
 use crate::tasks::panic_text;
 use crate::types::Sequence;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -23,13 +26,16 @@ use std::time::Duration;
 
 /// sled's unit of writing. Part of the format: a store of another segment size cannot be opened.
 pub(crate) const SEGMENT_BYTES: usize = 512 << 10;
-/// Most pages that sled puts into one of its nodes, and so into one log message.
+/// Most pages that sled puts into one of its nodes, and so into one log message: it splits a node of 17 into one of 9 and
+/// one of 8 (`node.rs`: `should_split`, `split`).
 const NODE_PAGES_MAX: usize = 17;
+/// Places behind a page that part its node from all that comes later.
+pub(crate) const PLACES_AHEAD: usize = NODE_PAGES_MAX;
 const _: () = assert!(
     NODE_PAGES_MAX * PAGE_BYTES_MAX < SEGMENT_BYTES / 4 - 20,
     "a larger message becomes a blob file, which sled never syncs"
 );
-/// Bytes of pages that may be written between two syncs, 32 full pages: what keeps sled's log recoverable when a power
+/// Bytes of pages that may be written between two syncs, 64 full pages: what keeps sled's log recoverable when a power
 /// cut leaves any part of what was not synced.
 ///
 /// sled calls a part of its log stable once it is handed to the disk (`sync_file_range`), which is not durable. Each new
@@ -39,11 +45,18 @@ const _: () = assert!(
 /// segments whose headers are synced, and only n - 1 and older are let go. Only the header of n + 3 can name the end of
 /// n + 1 while the rest of n may be lost: the open then finds no beginning of the tail and gives an *empty* store, and
 /// what n replaced may be overwritten. So fewer than three borders may lie between two syncs, which holds for up to two
-/// segments of log, 1 MiB. A page costs 3.9 times its bytes of log on average (its own message, and the node of up to 17
-/// pages written anew as it grows and is split) and at most 5.6 times over 32 pages; `store_tests` holds it below 8.
+/// segments of log, 1 MiB. A page whose place was made takes 1.05 times its bytes of log; where nothing is known of what
+/// follows ([`Store::prepare`]) 1.4 on average, and at most 3.1 over 256 KiB, when sled tidies up as well. `store_tests`
+/// holds it below 4.
 pub(crate) const UNSYNCED_BYTES_MAX: usize = 2 * SEGMENT_BYTES / LOG_AMPLIFICATION_MAX;
 /// Bound of the bytes of log for a byte of pages, see [`UNSYNCED_BYTES_MAX`].
-const LOG_AMPLIFICATION_MAX: usize = 8;
+const LOG_AMPLIFICATION_MAX: usize = 4;
+/// Pages that may be taken away between two syncs, half as many as may be written: sled writes their node anew, and merges
+/// it with the one before once it has shrunk.
+pub(crate) const REMOVALS_MAX: usize = UNSYNCED_BYTES_MAX / PAGE_BYTES_MAX / 2;
+/// Bytes of pages from the end of a store within which a kill can have left places: what was not settled, and as much
+/// again from a recovery that did not end.
+const PLACES_WITHIN_BYTES: usize = 2 * UNSYNCED_BYTES_MAX;
 const ACTIVE_CACHE_BYTES: u64 = 16 << 20;
 const CLOSED_CACHE_BYTES: u64 = 1 << 20;
 /// A reader's pages for one that is asked for again: about as many as sled leaves in a node that was filled in order.
@@ -113,6 +126,12 @@ pub(crate) struct StoredPage {
 
 /// Pages filed under their first sequence. Every call may block on the disk; none panics.
 pub(crate) trait Store: Debug + Send + Sync {
+    /// Makes the places of pages that are about to be inserted, in order: the `keys` of the next ones, and of
+    /// [`PLACES_AHEAD`] behind them as far as they are known. Nobody sees a place. A hint: a page without one costs more.
+    fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        let _ = keys;
+        Ok(())
+    }
     /// Files `page`; it is durable after [`Store::flush`] and [`Store::sync`].
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault>;
     /// Takes the page away; durable as an insert is.
@@ -143,28 +162,57 @@ pub(crate) fn settle(store: &dyn Store) -> Result<(), StoreFault> {
     store.sync()
 }
 
-/// Counts what is written to a store between two syncs.
+/// Pages in order on their way into a store: gathered, so that the store can make their places while its nodes are still
+/// empty, and given to it in parts that it bears unsynced.
 #[derive(Debug)]
-pub(crate) struct Unsynced {
+pub(crate) struct Filling<B> {
+    gathered: VecDeque<(Sequence, B)>,
     bytes: usize,
     bytes_max: usize,
 }
 
-impl Unsynced {
-    /// Nothing was written to `store` yet.
+impl<B: AsRef<[u8]>> Filling<B> {
+    /// Nothing is on its way to `store`, which all pages must go to.
     pub(crate) fn of(store: &dyn Store) -> Self {
         Self {
+            gathered: VecDeque::new(),
             bytes: 0,
             bytes_max: store.unsynced_bytes_max(),
         }
     }
 
-    /// Counts `bytes` that are about to be written; whether [`settle`] must be called before that.
-    pub(crate) const fn is_sync_due(&mut self, bytes: usize) -> bool {
-        let sum = self.bytes.saturating_add(bytes);
-        let is_due = sum > self.bytes_max && self.bytes > 0;
-        self.bytes = if is_due { bytes } else { sum };
-        is_due
+    /// Takes a page. Whether pages were inserted, so that [`settle`] must be called now.
+    pub(crate) fn push(
+        &mut self,
+        store: &dyn Store,
+        key: Sequence,
+        page: B,
+    ) -> Result<bool, StoreFault> {
+        let bytes = page.as_ref().len();
+        let is_due = self.bytes.saturating_add(bytes) > self.bytes_max;
+        if is_due {
+            self.insert(store, PLACES_AHEAD)?;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.gathered.push_back((key, page));
+        Ok(is_due)
+    }
+
+    /// Inserts what is left; [`settle`] must follow.
+    pub(crate) fn finish(&mut self, store: &dyn Store) -> Result<(), StoreFault> {
+        self.insert(store, 0)
+    }
+
+    /// Inserts all but the newest `left`, at least one.
+    fn insert(&mut self, store: &dyn Store, left: usize) -> Result<(), StoreFault> {
+        let keys: Vec<Sequence> = self.gathered.iter().map(|(key, _)| *key).collect();
+        store.prepare(&keys)?;
+        let count = keys.len().saturating_sub(left).max(1).min(keys.len());
+        for (key, page) in self.gathered.drain(..count) {
+            self.bytes = self.bytes.saturating_sub(page.as_ref().len());
+            store.insert(key, page.as_ref())?;
+        }
+        Ok(())
     }
 }
 
@@ -248,9 +296,12 @@ impl Opener for SledOpener {
             db: Some(db),
             file: File::open(&db_path).map_err(fault("open data file"))?,
             is_abandoned: AtomicBool::new(false),
+            prepared: Mutex::new(Sequence::ORIGIN),
         };
         if is_new {
             store.flush()?;
+        } else if purpose == Purpose::Active {
+            store.forget_places()?;
         }
         if purpose == Purpose::Active {
             // IMPORTANT: names first reach the disk here; sled syncs neither directories nor `conf`. Also where the file
@@ -353,9 +404,37 @@ struct SledStore {
     /// Our own handle of the data file: sled's `flush` alone does not survive a power cut.
     file: File,
     is_abandoned: AtomicBool,
+    /// Highest key whose place was made since the open.
+    prepared: Mutex<Sequence>,
 }
 
 impl SledStore {
+    /// Takes away the places of pages that never came: a kill leaves them.
+    fn forget_places(&self) -> Result<(), StoreFault> {
+        let places = self.call("read", |db| {
+            let mut places = Vec::new();
+            let mut bytes = 0_usize;
+            for found in db.iter().rev() {
+                let (key, page) = found?;
+                if page.is_empty() {
+                    places.push(key);
+                }
+                bytes = bytes.saturating_add(page.len());
+                if bytes > PLACES_WITHIN_BYTES {
+                    break;
+                }
+            }
+            Ok(places)
+        })?;
+        for places in places.chunks(REMOVALS_MAX) {
+            self.change("remove", |db| {
+                places.iter().try_for_each(|key| db.remove(key).map(drop))
+            })?;
+            settle(self)?;
+        }
+        Ok(())
+    }
+
     fn call<T>(
         &self,
         stage: &'static str,
@@ -381,7 +460,29 @@ impl SledStore {
     }
 }
 
+/// Whether it is a page, or an error of reading one: a place is empty.
+fn is_no_place(found: &sled::Result<(sled::IVec, sled::IVec)>) -> bool {
+    found.as_ref().map_or(true, |(_, page)| !page.is_empty())
+}
+
 impl Store for SledStore {
+    fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        let mut prepared = self.prepared.lock();
+        self.change("prepare", |db| {
+            for key in keys.iter().filter(|key| **key > *prepared) {
+                // Never over a page: a start puts some back that are there already.
+                let _ = db.compare_and_swap(
+                    key.get().to_be_bytes(),
+                    None::<&[u8]>,
+                    Some(sled::IVec::default()),
+                )?;
+            }
+            Ok(())
+        })?;
+        *prepared = keys.iter().copied().fold(*prepared, Sequence::max);
+        Ok(())
+    }
+
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
         self.change("insert", |db| {
             db.insert(key.get().to_be_bytes(), page).map(drop)
@@ -407,7 +508,8 @@ impl Store for SledStore {
         self.call("read", |db| {
             let start = match db
                 .range(..=from.get().to_be_bytes())
-                .next_back()
+                .rev()
+                .find(is_no_place)
                 .transpose()?
             {
                 Some((key, _)) => key,
@@ -415,6 +517,7 @@ impl Store for SledStore {
             };
             let pages: sled::Result<Vec<_>> = db
                 .range(start..)
+                .filter(is_no_place)
                 .take(pages_max)
                 .map(|found| Ok(stored(&found?)))
                 .collect();

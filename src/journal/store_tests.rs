@@ -56,6 +56,10 @@ impl Opener for WatchedOpener {
 }
 
 impl Store for WatchedStore {
+    fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        self.store.prepare(keys)
+    }
+
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
         self.watch.wrote(page.len());
         self.store.insert(key, page)
@@ -172,24 +176,146 @@ fn full_page(key: u64) -> Vec<u8> {
         .collect()
 }
 
+/// The store in `folder`, and how many bytes of log each flush of it writes.
+struct Grown {
+    store: SledStore,
+    folder: PathBuf,
+}
+
+impl Grown {
+    fn open(folder: &Path) -> Self {
+        let store = SledStore {
+            db: Some(config(folder, ACTIVE_CACHE_BYTES).open().unwrap()),
+            file: File::open(data_file(folder)).unwrap(),
+            is_abandoned: AtomicBool::new(false),
+            prepared: Mutex::default(),
+        };
+        Self {
+            store,
+            folder: folder.into(),
+        }
+    }
+
+    fn reopened(self) -> Self {
+        drop(self.store);
+        Self::open(&self.folder)
+    }
+
+    fn flush(&self) -> usize {
+        self.store.db.as_ref().unwrap().flush().unwrap()
+    }
+}
+
+/// Pages of `page_bytes` behind `before`.
+fn pages_behind(before: u64, count: usize, page_bytes: usize) -> Vec<(Sequence, Vec<u8>)> {
+    let keys = (before + 1..).take(count);
+    keys.map(|key| {
+        let mut page = full_page(key);
+        page.truncate(page_bytes);
+        (Sequence::new(key), page)
+    })
+    .collect()
+}
+
+/// Also where nothing is known of what comes later, and sled's nodes are left at every length.
 #[test]
 fn what_is_written_between_two_syncs_takes_less_than_two_segments_of_log() {
-    let folder = tempfile::tempdir().unwrap();
     let mut most = 0;
-    let mut grown = std::collections::VecDeque::new();
-    for opening in 0..2_u64 {
-        let db = config(folder.path(), ACTIVE_CACHE_BYTES).open().unwrap();
-        for key in opening * 1_000 + 1..=(opening + 1) * 1_000 {
-            db.insert(key.to_be_bytes(), full_page(key)).unwrap();
-            grown.push_back(db.flush().unwrap());
-            if grown.len() > UNSYNCED_BYTES_MAX / PAGE_BYTES_MAX {
-                grown.pop_front();
+    for page_bytes in [PAGE_BYTES_MAX, PAGE_BYTES_MAX / 7] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut grown = Grown::open(folder.path());
+        let mut key = 0;
+        for round in 0..240 {
+            let count = UNSYNCED_BYTES_MAX / page_bytes - round % 20;
+            let pages = pages_behind(key, count, page_bytes);
+            key += count as u64;
+            let keys: Vec<Sequence> = pages.iter().map(|(key, _)| *key).collect();
+            grown.store.prepare(&keys).unwrap();
+            for (key, page) in pages {
+                grown.store.insert(key, &page).unwrap();
             }
-            most = most.max(grown.iter().sum());
+            most = most.max(grown.flush());
+            if round == 120 {
+                grown = grown.reopened();
+            }
         }
     }
     assert!(most > UNSYNCED_BYTES_MAX, "the log's growth is not seen");
     assert!(most < 2 * SEGMENT_BYTES, "{most} bytes of log");
+}
+
+#[test]
+fn a_page_whose_place_was_made_is_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let grown = Grown::open(folder.path());
+    let pages = pages_behind(0, 2_000, PAGE_BYTES_MAX);
+    let mut filling = Filling::of(&grown.store);
+    let mut log = 0;
+    let mut unsynced = 0;
+    for (key, page) in &pages {
+        unsynced += page.len();
+        if filling.push(&grown.store, *key, page).unwrap() {
+            assert!(unsynced <= UNSYNCED_BYTES_MAX + PLACES_AHEAD * PAGE_BYTES_MAX + page.len());
+            unsynced = 0;
+            log += grown.flush();
+        }
+    }
+    filling.finish(&grown.store).unwrap();
+    log += grown.flush();
+    let stored = grown.store.pages_from(Sequence::ORIGIN, 3_000).unwrap();
+    assert!(
+        stored
+            .iter()
+            .map(|page| (page.key, &*page.bytes))
+            .eq(pages.iter().map(|(key, page)| (*key, &**page)))
+    );
+    let written = pages.len() * PAGE_BYTES_MAX;
+    assert!(
+        log < written + written / 8,
+        "{log} bytes of log for {written} of pages"
+    );
+}
+
+#[test]
+fn nobody_sees_a_place_and_a_kill_leaves_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("volume").join("sled");
+    let open = || {
+        SledOpener
+            .open(&folder, Purpose::Active, Duration::from_secs(5))
+            .unwrap()
+    };
+    let keys = |keys: std::ops::Range<u64>| keys.map(Sequence::new).collect::<Vec<Sequence>>();
+    let seen = |store: &dyn Store, from| -> Vec<u64> {
+        let pages = store.pages_from(Sequence::new(from), 1_000).unwrap();
+        pages.iter().map(|page| page.key.get()).collect()
+    };
+    let store = open();
+    store.prepare(&keys(1..60)).unwrap();
+    assert!(seen(&*store, 0).is_empty());
+    assert!(seen(&*store, 30).is_empty());
+    for key in [1, 2, 5] {
+        store.insert(Sequence::new(key), &full_page(key)).unwrap();
+    }
+    // Not again, and not over a page.
+    store.prepare(&keys(3..70)).unwrap();
+    store.prepare(&keys(1..4)).unwrap();
+    for from in [0, 1] {
+        assert_eq!(seen(&*store, from), [1, 2, 5]);
+    }
+    assert_eq!(seen(&*store, 3), [2, 5]);
+    assert_eq!(seen(&*store, 69), [5]);
+    // The same files as a kill leaves.
+    settle(&*store).unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(seen(&*store, 0), [1, 2, 5]);
+    store.prepare(&keys(1..9)).unwrap();
+    assert_eq!(seen(&*store, 0), [1, 2, 5]);
+    drop(store);
+    drop(open());
+    let db = config(&folder, CLOSED_CACHE_BYTES).open().unwrap();
+    assert_eq!(db.iter().count(), 3);
 }
 
 #[test]
@@ -199,10 +325,16 @@ fn full_pages_never_become_blobs() {
     let store = SledOpener
         .open(&folder, Purpose::Active, Duration::ZERO)
         .unwrap();
-    for key in 1..2_000_u64 {
-        store.insert(Sequence::new(key), &full_page(key)).unwrap();
+    for keys in (1..2_000_u64).collect::<Vec<u64>>().chunks(61) {
+        // Every second time without places.
+        if keys[0] % 2 == 0 {
+            let keys: Vec<Sequence> = keys.iter().copied().map(Sequence::new).collect();
+            store.prepare(&keys).unwrap();
+        }
+        for key in keys {
+            store.insert(Sequence::new(*key), &full_page(*key)).unwrap();
+        }
+        settle(&*store).unwrap();
     }
-    store.flush().unwrap();
-    store.sync().unwrap();
     assert_eq!(fs::read_dir(folder.join("blobs")).unwrap().count(), 0);
 }

@@ -7,7 +7,7 @@ use super::guard::{Guard, Lasting, copy_files, remove_folder};
 use super::page::PageHash;
 use super::raw::{self, RawScan};
 use super::recovery::{Recovery, unreadable};
-use super::store::{Purpose, Store, StoreFault, Unsynced, data_file, read_anew, settle};
+use super::store::{Filling, Purpose, Store, StoreFault, data_file, read_anew, settle};
 use super::walk::{self, End};
 use super::{RecoveryError, record};
 use crate::types::Sequence;
@@ -126,21 +126,22 @@ impl Recovery<'_> {
         let scans = volumes.flat_map(OpenedVolume::scans).chain([&self.log]);
         let scans: Vec<&RawScan> = scans.collect();
         let before = end.durable;
-        let mut unsynced = Unsynced::of(store);
+        let mut filling = Filling::of(store);
         while let Some(pages) = raw::group_behind(&scans, end.durable, end.hash) {
             for page in pages {
-                if unsynced.is_sync_due(page.bytes().len()) {
+                end = End::behind(&page);
+                if filling
+                    .push(store, page.header.first, page.bytes())
+                    .map_err(fault)?
+                {
                     settle(store).map_err(fault)?;
                 }
-                store
-                    .insert(page.header.first, page.bytes())
-                    .map_err(fault)?;
-                end = End::behind(&page);
             }
         }
         if end.durable == before {
             return Ok(false);
         }
+        filling.finish(store).map_err(fault)?;
         settle(store).map_err(fault)?;
         tracing::warn!(
             number = volume.number, from = %before.next(), to = %end.durable,

@@ -38,7 +38,8 @@ pub(crate) use drain::Drainer;
 pub(super) use facts::Facts;
 pub(crate) use file::{RingFile, open_ring};
 
-use super::store::{Opener, Store, StoreFault, StoredPage, UNSYNCED_BYTES_MAX};
+use super::page::PAGE_BYTES_MAX;
+use super::store::{Opener, PLACES_AHEAD, Store, StoreFault, StoredPage, UNSYNCED_BYTES_MAX};
 use super::under_way::UnderWay;
 use super::volume::Layout;
 use super::{RecoveryError, Settings};
@@ -56,6 +57,10 @@ use std::time::Duration;
 /// Bytes of pages after which the writer syncs in the middle of a group: bounds the copy that is written at once, and
 /// lets a group be longer than the log.
 const UNSYNCED_IN_LOG_MAX: usize = 1 << 20;
+
+/// Bytes of pages at which they begin to be drained: as many as a store bears unsynced, and those behind them that it makes
+/// places for. A drain wakes sled's whole pool and has the disk for two round trips, however little it brings.
+const DUE_BYTES: usize = UNSYNCED_BYTES_MAX + PLACES_AHEAD * PAGE_BYTES_MAX;
 
 /// The log of one open journal. Written by the thread that commits, drained by its own, read by anyone.
 #[derive(Debug)]
@@ -109,9 +114,7 @@ impl State {
     /// Whether the thread that drains shall begin, without anybody's having waited for long.
     fn is_due(&self) -> bool {
         self.drained < self.synced
-            && (self.drained < self.wanted
-                || self.bytes >= UNSYNCED_BYTES_MAX
-                || self.ring.is_half_full())
+            && (self.drained < self.wanted || self.bytes >= DUE_BYTES || self.ring.is_half_full())
     }
 
     /// The pages for the store at `place`, as a part of `pages`.

@@ -5,7 +5,7 @@ use super::feed::Feed;
 use super::page::{HEADER_BYTES, PageHash};
 use super::recovery::{self, FolderLock, Recovered};
 use super::shared::Shared;
-use super::store::{Opener, SledOpener, StoreFault, Unsynced, settle};
+use super::store::{Filling, Opener, SledOpener, StoreFault, settle};
 use super::under_way::UnderWay;
 use super::volume::{VolumeWriter, Volumes, Written};
 use super::wal::Wal;
@@ -308,14 +308,14 @@ impl Journal {
             sync += shared.clock.monotonic().saturating_sub(written_at);
             Ok(())
         };
-        let mut unsynced = Unsynced::of(store.as_ref());
+        let mut filling = Filling::of(store.as_ref());
         for (key, page) in self.encoder.pages() {
             // A cut behind a sync within the group leaves an incomplete group, which the next start drops.
-            if unsynced.is_sync_due(page.len()) {
+            if filling.push(store.as_ref(), key, page)? {
                 timed_settle()?;
             }
-            store.insert(key, page)?;
         }
+        filling.finish(store.as_ref())?;
         timed_settle()?;
         let took = shared.clock.monotonic().saturating_sub(begun_at);
         // Invariant: nothing below can fail; the group is durable.

@@ -124,12 +124,14 @@ fn there_is_no_further_hand_over_before_a_base_is_written() {
     assert_holds(&open(&config), last);
 }
 
-/// A commit makes these calls, each of which may be the one that fails: a write and a sync of the log; without one so
-/// many inserts, one flush, one sync.
+/// A commit makes these calls, each of which may be the one that fails: a write and a sync of the log; without one the
+/// making of places, so many inserts, one flush, one sync.
 #[test]
 fn a_failure_at_any_step_poisons_and_nothing_is_said() {
-    let of_store = ["insert", "insert", "insert", "insert", "flush", "sync"];
-    failures_poison(0, &of_store, 4);
+    let of_store = [
+        "prepare", "insert", "insert", "insert", "insert", "flush", "sync",
+    ];
+    failures_poison(0, &of_store, 5);
     failures_poison(1 << 16, &["write", "sync"], 1);
 }
 

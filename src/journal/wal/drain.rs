@@ -1,8 +1,9 @@
 //! The thread that brings pages from the log into their stores.
 
-use super::super::store::{StoreFault, UNSYNCED_BYTES_MAX, settle};
+use super::super::store::{PLACES_AHEAD, StoreFault, UNSYNCED_BYTES_MAX, settle};
 use super::{Pending, Wal};
 use crate::tasks::{OnExit, Supervisor};
+use crate::types::Sequence;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -79,12 +80,12 @@ impl Drop for PanicGuard<'_> {
 /// Drains until the log ends or fails; an error is one of draining.
 fn work(wal: &Wal) -> Result<(), StoreFault> {
     let mut place = None;
-    while let Some(pages) = next(wal, place) {
+    while let Some(Due { pages, keys }) = next(wal, place) {
         place = pages.first().map(|page| page.place);
         let last = pages.last().map(|page| page.frees);
         let count = pages.len();
         wal.draining.begins();
-        let drained = drain(&pages);
+        let drained = drain(&pages, &keys);
         wal.draining.ended();
         drained.map_err(|fault| wal.fail(fault))?;
         // The store's handles too: whoever waits for the last page may want to close it.
@@ -108,9 +109,17 @@ fn work(wal: &Wal) -> Result<(), StoreFault> {
     Ok(())
 }
 
+/// What is drained next.
+struct Due {
+    /// For one store.
+    pages: Vec<Pending>,
+    /// Of the pages, and of those behind them that the store may make places for.
+    keys: Vec<Sequence>,
+}
+
 /// Waits for pages to be due: the next ones for one store, and no more than it bears unsynced. `None` at the end. `before`
 /// is the store that was drained to.
-fn next(wal: &Wal, before: Option<u64>) -> Option<Vec<Pending>> {
+fn next(wal: &Wal, before: Option<u64>) -> Option<Due> {
     let mut state = wal.state.lock();
     let mut has_waited = false;
     loop {
@@ -126,13 +135,16 @@ fn next(wal: &Wal, before: Option<u64>) -> Option<Vec<Pending>> {
     let place = state.pages.front().map(|page| page.place)?;
     // Why the first by itself: of pages that are settled together a cut may leave any. A start that finds some of a volume
     // fills in the rest from the log, but it must know where the volume begins, which its first page tells.
-    let pages_max = if before == Some(place) {
+    let pages_max = if before != Some(place) {
+        synced.min(1)
+    } else if has_waited || state.drained < state.wanted || synced < 2 * PLACES_AHEAD {
         synced
     } else {
-        synced.min(1)
+        // The rest are those that places are made for.
+        synced.saturating_sub(PLACES_AHEAD)
     };
     let mut bytes = 0_usize;
-    let pages = state
+    let pages: Vec<Pending> = state
         .pages
         .iter()
         .take(pages_max)
@@ -142,10 +154,18 @@ fn next(wal: &Wal, before: Option<u64>) -> Option<Vec<Pending>> {
         })
         .cloned()
         .collect();
-    Some(pages)
+    let of_store = state.pages.iter().take_while(|page| page.place == place);
+    let keys = of_store
+        .take(pages.len().saturating_add(PLACES_AHEAD))
+        .map(|page| page.key)
+        .collect();
+    Some(Due { pages, keys })
 }
 
-fn drain(pages: &[Pending]) -> Result<(), StoreFault> {
+fn drain(pages: &[Pending], keys: &[Sequence]) -> Result<(), StoreFault> {
+    if let Some(page) = pages.first() {
+        page.store.prepare(keys)?;
+    }
     for page in pages {
         page.store.insert(page.key, &page.bytes)?;
     }

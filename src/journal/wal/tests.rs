@@ -1,8 +1,8 @@
 use super::super::faulty::{Fault, FaultyOpener, Lane, Plan};
 use super::super::memory::{Crash, MemOpener, Random};
 use super::super::page::Page;
-use super::super::store::Purpose;
 use super::super::store::tests::WatchedOpener;
+use super::super::store::{Purpose, SledOpener, data_file};
 use super::super::testing::{
     assert_holds, commit, identity, open, open_with, options, transfers, try_open,
 };
@@ -252,6 +252,31 @@ fn no_more_is_drained_at_once_than_a_store_bears_unsynced() {
         (UNSYNCED_BYTES_MAX / 2..=UNSYNCED_BYTES_MAX).contains(&most),
         "{most}"
     );
+}
+
+/// Places are made for what is drained, whatever comes in: sled would write most pages two to four times.
+#[test]
+fn a_page_that_is_drained_is_written_once() {
+    for count in [1_000, 40] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = logged(folder.path(), 512);
+        let mut journal = open_with(&config, &options(), Arc::new(SledOpener)).unwrap();
+        for _ in 0..60_000 / count {
+            commit(&mut journal, count);
+        }
+        let reader = journal.reader();
+        journal.close().unwrap();
+        let pages_bytes = reader.size_bytes();
+        let log = fs::metadata(data_file(&folder.path().join("volumes/0000000001/sled")));
+        let log_bytes = log.unwrap().len();
+        assert!(pages_bytes > 8 << 20, "{pages_bytes}");
+        // Whole segments, of which the last ones are not full.
+        let log_bytes = log_bytes.saturating_sub(1 << 20);
+        assert!(
+            log_bytes < pages_bytes * 5 / 4,
+            "{log_bytes} bytes of log for {pages_bytes} of pages"
+        );
+    }
 }
 
 /// A data folder after a kill, whose log alone holds three groups: of one page, of two, and of one.
