@@ -117,13 +117,13 @@ part_kafka() {
                 kafka_point "$way/$connections" "$ships" "${timed[@]}" --connections "$connections"
             done
             if [[ -n $ships ]]; then
-                kafka_point batch "$ships" --connections 4 --batch 1000 --requests 250
+                kafka_point batch "$ships" --connections 4 --batch 1000 --requests 1000
             fi
             stop echopay
             rm -rf "$work/data"
         done
         figure alone/shipped "$(field events_per_second \
-            "$("$release/examples/bare_produce" --brokers "$brokers" --topic "$topic")")"
+            "$("$release/examples/bare_produce" --brokers "$brokers" --topic "$topic" --payments 1000000)")"
         half_load "$round"
         if ((round == 0)); then : >"$figures"; fi
     done
