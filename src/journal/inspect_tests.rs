@@ -108,6 +108,45 @@ fn every_entry_and_page_is_handed_out_once_in_order_over_all_volumes() {
     assert_eq!(journal.reader().verify().unwrap(), verified);
 }
 
+/// Over chunks and volumes: from anywhere, and for as long as somebody wants it.
+#[test]
+fn a_replay_hands_out_what_a_reader_reads_and_ends_where_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        volume_pages_max: 600,
+        ..Config::new(folder.path())
+    };
+    let mut journal = open(&config);
+    for _ in 0..40 {
+        commit(&mut journal, 1_000);
+    }
+    let reader = journal.reader();
+    assert!(reader.volumes().len() >= 2);
+    let mut after = Sequence::ORIGIN;
+    let mut entries = Vec::new();
+    while after < journal.durable() {
+        entries.extend(reader.read_after(after, 1 << 20).unwrap());
+        after = entries.last().unwrap().last();
+    }
+    for skipped in [0, 1, 7_001, entries.len() - 1, entries.len()] {
+        for count in [1, 6_999, entries.len()] {
+            let after = skipped.checked_sub(1).map(|at| entries[at].last());
+            let mut replayed = Vec::new();
+            let end = reader
+                .replay_while(after.unwrap_or_default(), &mut |entry| {
+                    replayed.push(entry.clone());
+                    if replayed.len() == count {
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+            assert!(replayed.iter().eq(entries.iter().skip(skipped).take(count)));
+            assert_eq!(end, journal.durable());
+        }
+    }
+}
+
 #[test]
 fn a_base_that_does_not_follow_is_told_and_the_next_volume_is_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,7 +191,14 @@ fn a_damaged_page_hides_its_volume_from_there_on_and_no_other() {
         let Ok(journal) = try_open(&small(folder.path()), &options()) else {
             continue;
         };
+        let mut replayed = Vec::new();
+        let end = journal
+            .reader()
+            .replay(Sequence::ORIGIN, &mut |entry| replayed.push(entry.clone()));
         let (heard, found) = inspect_opened(journal);
+        assert_eq!(end.is_err(), !heard.faults.is_empty());
+        let before = whole.entries.iter().map(|(_, entry)| entry);
+        assert!(replayed.iter().eq(before.take(replayed.len())));
         if heard.faults.is_empty() {
             assert_eq!(heard.entries, whole.entries, "damage that shows, untold");
             continue;

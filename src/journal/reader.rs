@@ -9,6 +9,7 @@ use super::walk::{WalkError, Walker};
 use super::{Entry, JournalIdentity, Lineage, ReadError, Settings, Verified, Witness};
 use crate::types::Sequence;
 use crate::watermark::Watermark;
+use crossbeam_channel::{Sender, bounded};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 /// Pages that one look into a store takes at most: keeps a volume open, and 1 MiB in memory, for a moment only.
 const CHUNK_PAGES: usize = 256;
+/// Chunks that a replay reads ahead of the one in hand, which takes one core while their reading takes another.
+const CHUNKS_AHEAD: usize = 1;
 /// The page before and the next one: the least that one look goes forward by.
 const PAIR: usize = 2;
 
@@ -25,6 +28,12 @@ const PAIR: usize = 2;
 #[derive(Clone, Debug)]
 pub struct JournalReader {
     pub(super) shared: Arc<Shared>,
+}
+
+/// Pages of one volume, in order.
+struct Chunk {
+    volume: u64,
+    pages: Vec<StoredPage>,
 }
 
 /// Where an entry stands.
@@ -268,7 +277,45 @@ impl JournalReader {
         after: Sequence,
         on_entry: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
     ) -> Result<Sequence, ReadError> {
-        self.visit(after, CHUNK_PAGES, &mut |entry, _| on_entry(&entry))
+        let durable = self.shared.durable.get();
+        std::thread::scope(|scope| {
+            // In here, so that the thread ends when this does.
+            let (chunk_tx, chunk_rx) = bounded(CHUNKS_AHEAD);
+            let reading = std::thread::Builder::new().name("journal-replay".into());
+            let reading = reading.spawn_scoped(scope, move || {
+                self.read_ahead(after.next(), durable, &chunk_tx);
+            });
+            if let Err(error) = reading {
+                tracing::debug!(%error, "replaying without a thread that reads ahead");
+            }
+            let mut fetch = |next| {
+                // Without a thread, and behind a chunk that told it of no next one.
+                let read = || self.fetch(next, CHUNK_PAGES);
+                chunk_rx.recv().unwrap_or_else(|_| read())
+            };
+            self.visit_chunks(after, durable, &mut fetch, &mut |entry, _| on_entry(&entry))
+        })
+    }
+
+    /// Reads one chunk after the other into `chunk_tx`, until the last, one that is at fault, or nobody takes them any more.
+    fn read_ahead(
+        &self,
+        mut next: Sequence,
+        durable: Sequence,
+        chunk_tx: &Sender<Result<Chunk, ReadError>>,
+    ) {
+        while next <= durable {
+            let chunk = self.fetch(next, CHUNK_PAGES);
+            let last = chunk.as_ref().ok().and_then(|chunk| chunk.pages.last());
+            let end = last
+                .and_then(|page| Page::parse_of(self.identity(), &page.bytes).ok())
+                .map(|page| page.header.last.next());
+            let is_taken = chunk_tx.send(chunk).is_ok();
+            match end {
+                Some(end) if is_taken && end > next => next = end,
+                _ => return,
+            }
+        }
     }
 
     /// Reads everything and checks it, as [`JournalReader::inspect`] does.
@@ -337,18 +384,38 @@ impl JournalReader {
         on_entry: &mut dyn FnMut(Entry, &Page<'_>) -> ControlFlow<()>,
     ) -> Result<Sequence, ReadError> {
         let durable = self.shared.durable.get();
+        let mut fetch = |next| self.fetch(next, pages_max);
+        self.visit_chunks(after, durable, &mut fetch, on_entry)
+    }
+
+    /// Up to `pages_max` pages from the one that holds `next` on, of the volume that holds it.
+    fn fetch(&self, next: Sequence, pages_max: usize) -> Result<Chunk, ReadError> {
+        let (volume, store) = self.shared.volumes.holding(next)?;
+        let pages = store.pages_from(next, pages_max);
+        let pages = pages.map_err(|fault| ReadError::Unreadable {
+            volume,
+            sequence: next,
+            reason: fault.to_string().into(),
+        })?;
+        Ok(Chunk { volume, pages })
+    }
+
+    /// Hands on what `fetch` reads, which is told where to go on.
+    fn visit_chunks(
+        &self,
+        after: Sequence,
+        durable: Sequence,
+        fetch: &mut dyn FnMut(Sequence) -> Result<Chunk, ReadError>,
+        on_entry: &mut dyn FnMut(Entry, &Page<'_>) -> ControlFlow<()>,
+    ) -> Result<Sequence, ReadError> {
         let mut next = after.next();
         while next <= durable {
-            let (volume, store) = self.shared.volumes.holding(next)?;
+            let Chunk { volume, pages } = fetch(next)?;
             let unreadable = |sequence, reason: String| ReadError::Unreadable {
                 volume,
                 sequence,
                 reason: reason.into(),
             };
-            let pages = store
-                .pages_from(next, pages_max)
-                .map_err(|fault| unreadable(next, fault.to_string()))?;
-            drop(store);
             let before = next;
             for stored in &pages {
                 let flow = self.visit_page(stored, durable, &mut next, on_entry);
