@@ -121,7 +121,11 @@ impl Inspection<'_> {
             let pages = store.pages_from(walker.from(), chunk);
             drop(store);
             let pages = match pages {
-                Ok(pages) => pages,
+                // What lies above the mark is on its way into the store: it may be there without what is before it.
+                Ok(mut pages) => {
+                    pages.retain(|page| page.key <= self.durable);
+                    pages
+                }
                 // Page by page then, to tell which one it is.
                 Err(_) if chunk > PAIR => {
                     chunk = PAIR;

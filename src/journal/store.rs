@@ -35,7 +35,7 @@ const _: () = assert!(
     NODE_PAGES_MAX * PAGE_BYTES_MAX < SEGMENT_BYTES / 4 - 20,
     "a larger message becomes a blob file, which sled never syncs"
 );
-/// Bytes of pages that may be written between two syncs, 64 full pages: what keeps sled's log recoverable when a power
+/// Cost of the pages that may be written between two syncs, 42 full ones: what keeps sled's log recoverable when a power
 /// cut leaves any part of what was not synced.
 ///
 /// sled calls a part of its log stable once it is handed to the disk (`sync_file_range`), which is not durable. Each new
@@ -45,18 +45,18 @@ const _: () = assert!(
 /// segments whose headers are synced, and only n - 1 and older are let go. Only the header of n + 3 can name the end of
 /// n + 1 while the rest of n may be lost: the open then finds no beginning of the tail and gives an *empty* store, and
 /// what n replaced may be overwritten. So fewer than three borders may lie between two syncs, which holds for up to two
-/// segments of log, 1 MiB. A page whose place was made takes 1.05 times its bytes of log; where nothing is known of what
-/// follows ([`Store::prepare`]) 1.4 on average, and at most 3.1 over 256 KiB, when sled tidies up as well. `store_tests`
-/// holds it below 4.
-pub(crate) const UNSYNCED_BYTES_MAX: usize = 2 * SEGMENT_BYTES / LOG_AMPLIFICATION_MAX;
-/// Bound of the bytes of log for a byte of pages, see [`UNSYNCED_BYTES_MAX`].
-const LOG_AMPLIFICATION_MAX: usize = 4;
+/// segments of log, 1 MiB. A full page whose place was made takes 1.1 times its bytes of log, and 1.6 where nothing is known
+/// of what follows ([`Store::prepare`]), up to 3 when sled tidies up besides; put back between others it takes up to 5.6
+/// ([`Filling::between_others`]). `store_tests` holds all that well below two segments.
+pub(crate) const UNSYNCED_BYTES_MAX: usize = 192 << 10;
+/// What a page costs beside its bytes: sled writes its key four times, with the headers of its own messages.
+const PAGE_COST_BYTES: usize = 512;
 /// Pages that may be taken away between two syncs, half as many as may be written: sled writes their node anew, and merges
 /// it with the one before once it has shrunk.
 pub(crate) const REMOVALS_MAX: usize = UNSYNCED_BYTES_MAX / PAGE_BYTES_MAX / 2;
-/// Bytes of pages from the end of a store within which a kill can have left places: what was not settled, and as much
-/// again from a recovery that did not end.
-const PLACES_WITHIN_BYTES: usize = 2 * UNSYNCED_BYTES_MAX;
+/// Bytes of pages from the end of a store within which a kill can have left places: what was not settled, as much again
+/// from a recovery that did not end, and twice that to be sure.
+const PLACES_WITHIN_BYTES: usize = 4 * UNSYNCED_BYTES_MAX;
 const ACTIVE_CACHE_BYTES: u64 = 16 << 20;
 const CLOSED_CACHE_BYTES: u64 = 1 << 20;
 /// A reader's pages for one that is asked for again: about as many as sled leaves in a node that was filled in order.
@@ -127,7 +127,7 @@ pub(crate) struct StoredPage {
 /// Pages filed under their first sequence. Every call may block on the disk; none panics.
 pub(crate) trait Store: Debug + Send + Sync {
     /// Makes the places of pages that are about to be inserted, in order: the `keys` of the next ones, and of
-    /// [`PLACES_AHEAD`] behind them as far as they are known. Nobody sees a place. A hint: a page without one costs more.
+    /// [`PLACES_AHEAD`] behind them as far as they are known. Nobody sees a place. A hint.
     fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
         let _ = keys;
         Ok(())
@@ -140,9 +140,10 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn flush(&self) -> Result<(), StoreFault>;
     /// Makes everything flushed so far durable.
     fn sync(&self) -> Result<(), StoreFault>;
-    /// Up to `pages_max` pages in order, from the last one whose key is not above `from` (else from the first).
+    /// Up to `pages_max` pages in order, from the last one whose key is not above `from` (else from the first). Of those that
+    /// are inserted meanwhile any may be missing.
     fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault>;
-    /// Bytes of pages that may be written between two syncs.
+    /// Cost ([`cost_bytes`]) of the pages that may be written between two syncs.
     fn unsynced_bytes_max(&self) -> usize {
         UNSYNCED_BYTES_MAX
     }
@@ -162,13 +163,18 @@ pub(crate) fn settle(store: &dyn Store) -> Result<(), StoreFault> {
     store.sync()
 }
 
+/// What a page counts towards [`Store::unsynced_bytes_max`].
+pub(crate) const fn cost_bytes(page: &[u8]) -> usize {
+    page.len().saturating_add(PAGE_COST_BYTES)
+}
+
 /// Pages in order on their way into a store: gathered, so that the store can make their places while its nodes are still
 /// empty, and given to it in parts that it bears unsynced.
 #[derive(Debug)]
 pub(crate) struct Filling<B> {
     gathered: VecDeque<(Sequence, B)>,
-    bytes: usize,
-    bytes_max: usize,
+    cost_bytes: usize,
+    cost_bytes_max: usize,
 }
 
 impl<B: AsRef<[u8]>> Filling<B> {
@@ -176,8 +182,18 @@ impl<B: AsRef<[u8]>> Filling<B> {
     pub(crate) fn of(store: &dyn Store) -> Self {
         Self {
             gathered: VecDeque::new(),
-            bytes: 0,
-            bytes_max: store.unsynced_bytes_max(),
+            cost_bytes: 0,
+            cost_bytes_max: store.unsynced_bytes_max(),
+        }
+    }
+
+    /// For pages that are put back between others, whose nodes are full and are written anew with all that is in them: half
+    /// as much between two syncs.
+    pub(crate) fn between_others(store: &dyn Store) -> Self {
+        let filling = Self::of(store);
+        Self {
+            cost_bytes_max: filling.cost_bytes_max / 2,
+            ..filling
         }
     }
 
@@ -188,12 +204,13 @@ impl<B: AsRef<[u8]>> Filling<B> {
         key: Sequence,
         page: B,
     ) -> Result<bool, StoreFault> {
-        let bytes = page.as_ref().len();
-        let is_due = self.bytes.saturating_add(bytes) > self.bytes_max;
+        let cost = cost_bytes(page.as_ref());
+        let is_full = self.cost_bytes.saturating_add(cost) > self.cost_bytes_max;
+        let is_due = is_full && !self.gathered.is_empty();
         if is_due {
             self.insert(store, PLACES_AHEAD)?;
         }
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.cost_bytes = self.cost_bytes.saturating_add(cost);
         self.gathered.push_back((key, page));
         Ok(is_due)
     }
@@ -209,7 +226,7 @@ impl<B: AsRef<[u8]>> Filling<B> {
         store.prepare(&keys)?;
         let count = keys.len().saturating_sub(left).max(1).min(keys.len());
         for (key, page) in self.gathered.drain(..count) {
-            self.bytes = self.bytes.saturating_sub(page.as_ref().len());
+            self.cost_bytes = self.cost_bytes.saturating_sub(cost_bytes(page.as_ref()));
             store.insert(key, page.as_ref())?;
         }
         Ok(())
@@ -467,6 +484,10 @@ fn is_no_place(found: &sled::Result<(sled::IVec, sled::IVec)>) -> bool {
 
 impl Store for SledStore {
     fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        if keys.len() <= PLACES_AHEAD {
+            // So few fill no node: it would be written anew with places and pages, twice as often.
+            return Ok(());
+        }
         let mut prepared = self.prepared.lock();
         self.change("prepare", |db| {
             for key in keys.iter().filter(|key| **key > *prepared) {

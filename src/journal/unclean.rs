@@ -126,7 +126,7 @@ impl Recovery<'_> {
         let scans = volumes.flat_map(OpenedVolume::scans).chain([&self.log]);
         let scans: Vec<&RawScan> = scans.collect();
         let before = end.durable;
-        let mut filling = Filling::of(store);
+        let mut filling = Filling::between_others(store);
         while let Some(pages) = raw::group_behind(&scans, end.durable, end.hash) {
             for page in pages {
                 end = End::behind(&page);

@@ -83,6 +83,8 @@ struct State {
     pages: VecDeque<Pending>,
     /// Bytes of `pages`.
     bytes: usize,
+    /// Of them, those that were not synced in the log.
+    unsynced_bytes: usize,
     /// Pages that were drained, of all ever written.
     drained: u64,
     /// Pages that were synced in the log, of all ever written.
@@ -114,7 +116,9 @@ impl State {
     /// Whether the thread that drains shall begin, without anybody's having waited for long.
     fn is_due(&self) -> bool {
         self.drained < self.synced
-            && (self.drained < self.wanted || self.bytes >= DUE_BYTES || self.ring.is_half_full())
+            && (self.drained < self.wanted
+                || self.bytes.saturating_sub(self.unsynced_bytes) >= DUE_BYTES
+                || self.ring.is_half_full())
     }
 
     /// The pages for the store at `place`, as a part of `pages`.
@@ -169,6 +173,7 @@ impl Wal {
                 ring: Ring::new(size_bytes),
                 pages: VecDeque::new(),
                 bytes: 0,
+                unsynced_bytes: 0,
                 drained: 0,
                 synced: 0,
                 wanted: 0,
@@ -239,6 +244,7 @@ impl Wal {
             for (number, ((key, bytes), end)) in now.iter().zip(&ends).enumerate() {
                 let is_last = number.saturating_add(1) == now.len();
                 state.bytes = state.bytes.saturating_add(bytes.len());
+                state.unsynced_bytes = state.unsynced_bytes.saturating_add(bytes.len());
                 state.pages.push_back(Pending {
                     key: *key,
                     bytes: Arc::clone(bytes),
@@ -278,16 +284,17 @@ impl Wal {
 
     /// Makes everything written so far durable.
     fn sync(&self) -> Result<(), StoreFault> {
-        let written = {
+        let (written, written_bytes) = {
             let state = self.state.lock();
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }
-            state.written()
+            (state.written(), state.unsynced_bytes)
         };
         self.file.sync().map_err(|fault| self.fail(fault))?;
         let mut state = self.state.lock();
         state.synced = written;
+        state.unsynced_bytes = state.unsynced_bytes.saturating_sub(written_bytes);
         let is_due = state.is_due();
         drop(state);
         if is_due {

@@ -1,6 +1,6 @@
 //! The thread that brings pages from the log into their stores.
 
-use super::super::store::{PLACES_AHEAD, StoreFault, UNSYNCED_BYTES_MAX, settle};
+use super::super::store::{PLACES_AHEAD, StoreFault, UNSYNCED_BYTES_MAX, cost_bytes, settle};
 use super::{Pending, Wal};
 use crate::tasks::{OnExit, Supervisor};
 use crate::types::Sequence;
@@ -143,14 +143,14 @@ fn next(wal: &Wal, before: Option<u64>) -> Option<Due> {
         // The rest are those that places are made for.
         synced.saturating_sub(PLACES_AHEAD)
     };
-    let mut bytes = 0_usize;
+    let mut cost = 0_usize;
     let pages: Vec<Pending> = state
         .pages
         .iter()
         .take(pages_max)
         .take_while(|page| {
-            bytes = bytes.saturating_add(page.bytes.len());
-            page.place == place && bytes <= UNSYNCED_BYTES_MAX
+            cost = cost.saturating_add(cost_bytes(&page.bytes));
+            page.place == place && cost <= UNSYNCED_BYTES_MAX
         })
         .cloned()
         .collect();
