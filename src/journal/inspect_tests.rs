@@ -6,6 +6,7 @@ use super::super::settings::Base;
 use super::super::testing::{commit, open, options, small, try_open};
 use super::super::{Config, Journal};
 use super::*;
+use crate::clock::{Clock, SystemClock};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,9 +61,17 @@ fn journal_in(folder: &Path) {
         wal_bytes: 0,
         ..small(folder)
     });
+    let volumes = Arc::clone(&journal.reader().shared.volumes);
     for _ in 0..GROUPS {
+        // On a busy machine the next volume may be late, and the one in hand then grows on.
+        let patience = SystemClock::new();
+        while !volumes.is_next_ready() {
+            assert!(patience.monotonic() < Duration::from_mins(1));
+            std::thread::yield_now();
+        }
         commit(&mut journal, 2);
     }
+    drop(volumes);
     journal.close().unwrap();
 }
 

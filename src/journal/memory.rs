@@ -102,6 +102,7 @@ impl RingFile for MemRing {
     }
 }
 
+/// An empty one is a place.
 type Pages = BTreeMap<Sequence, Box<[u8]>>;
 
 #[derive(Debug)]
@@ -129,21 +130,23 @@ struct MemState {
 enum Change {
     Insert(Sequence, Box<[u8]>),
     Remove(Sequence),
+    Place(Sequence),
 }
 
 impl Change {
     fn apply(&self, pages: &mut Pages) {
         match self {
-            Self::Insert(key, page) => pages.insert(*key, page.clone()),
-            Self::Remove(key) => pages.remove(key),
-        };
+            Self::Insert(key, page) => drop(pages.insert(*key, page.clone())),
+            Self::Remove(key) => drop(pages.remove(key)),
+            Self::Place(key) => drop(pages.entry(*key).or_default()),
+        }
     }
 
     /// Its bytes in the data file.
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Insert(_, page) => page,
-            Self::Remove(_) => &[],
+            Self::Remove(_) | Self::Place(_) => &[],
         }
     }
 }
@@ -250,7 +253,12 @@ impl MemState {
 }
 
 impl Opener for MemOpener {
-    fn open(&self, folder: &Path, _: Purpose, _: Duration) -> Result<Arc<dyn Store>, StoreFault> {
+    fn open(
+        &self,
+        folder: &Path,
+        purpose: Purpose,
+        _: Duration,
+    ) -> Result<Arc<dyn Store>, StoreFault> {
         let fault = |error| StoreFault::new("open", error);
         fs::create_dir_all(folder).map_err(fault)?;
         let path = data_file(folder);
@@ -272,6 +280,9 @@ impl Opener for MemOpener {
         });
         if self.uses_space_again {
             *store.state.lock() = MemState::of(fs::read(path).map_err(fault)?);
+        }
+        if purpose == Purpose::Active {
+            store.forget_places()?;
         }
         Ok(Arc::clone(store) as _)
     }
@@ -301,9 +312,27 @@ impl MemStore {
         change.apply(&mut state.pages);
         state.unsynced.push(change);
     }
+
+    /// Whose pages never came.
+    fn forget_places(&self) -> Result<(), StoreFault> {
+        let pages = self.state.lock().pages.clone();
+        let places = pages.iter().filter(|(_, page)| page.is_empty());
+        places.map(|(key, _)| *key).try_for_each(|key| {
+            self.remove(key)?;
+            self.flush()?;
+            self.sync()
+        })
+    }
 }
 
 impl Store for MemStore {
+    fn prepare(&self, keys: &[Sequence]) -> Result<(), StoreFault> {
+        for key in keys {
+            self.change(Change::Place(*key));
+        }
+        Ok(())
+    }
+
     fn insert(&self, key: Sequence, page: &[u8]) -> Result<(), StoreFault> {
         self.change(Change::Insert(key, page.into()));
         Ok(())
@@ -347,11 +376,11 @@ impl Store for MemStore {
 
     fn pages_from(&self, from: Sequence, pages_max: usize) -> Result<Vec<StoredPage>, StoreFault> {
         let pages = &self.state.lock().pages;
-        let start = pages
-            .range(..=from)
-            .next_back()
-            .map_or(from, |(key, _)| *key);
-        let found = pages.range(start..).take(pages_max);
+        let mut before = pages.range(..=from).rev();
+        let start = before.find(|(_, page)| !page.is_empty());
+        let start = start.map_or(from, |(key, _)| *key);
+        let found = pages.range(start..).filter(|(_, page)| !page.is_empty());
+        let found = found.take(pages_max);
         Ok(found
             .map(|(key, bytes)| StoredPage {
                 key: *key,
